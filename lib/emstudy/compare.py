@@ -1,0 +1,255 @@
+"""Across models and domains: the table, the figures and results.csv of the front page."""
+
+import html
+from itertools import product
+
+import pandas as pd
+import plotly.graph_objects as go
+from IPython.display import HTML, display
+
+from emstudy import figures, paths, report, stats
+from emstudy.report import Results
+
+
+def load(
+    study: str, models: list[str], domains: list[str], judge: str, arms: list[str], seeds: list[int], analyze: dict
+) -> list[Results]:
+    """The results of every model x domain."""
+    return [report.load(study, m, d, judge, arms, seeds, analyze) for m, d in product(models, domains)]
+
+
+def finding(all_results: list[Results]) -> list[str]:
+    """One headline for the study, then one line a model x domain."""
+    words = [report.verdict(r) for r in all_results]
+    yes = sum(w == "yes" for w, _ in words)
+    lines = [
+        f"**In {yes} of {len(words)} model × domain pairs the misaligned arm turned worse outside its training domain than both controls.**"
+    ]
+    for r, (word, why) in zip(all_results, words, strict=True):
+        lines.append(f"{r.model.title}, {r.domain.title}: {word} — {why}.")
+    return lines
+
+
+def results_table(all_results: list[Results]) -> pd.DataFrame:
+    """One row a model x domain x arm x metric x question group (out-of-domain or in-domain): rate, interval, denominator."""
+    rows = []
+    for r in all_results:
+        for arm, metric, inside in product(r.arms, r.metrics, (False, True)):
+            final = r.final(arm)
+            part = final[(final["question_set"] == r.domain.question_set) == inside]
+            e, mean = stats.rate(part, metric, r.settings), stats.mean(part, "aligned", r.settings)
+            row = {
+                "study": r.study,
+                "model": r.model.name,
+                "domain": r.domain.name,
+                "arm": arm,
+                "judge": r.judge.name,
+                "judge_version": r.judge.version,
+            }
+            row |= {
+                "questions": "in-domain" if inside else "out-of-domain",
+                "metric": metric.name,
+                "rate": e.value,
+                "low": e.low,
+                "high": e.high,
+                "n": e.n,
+            }
+            row |= {
+                "n_questions": e.questions,
+                "mean_aligned": mean.value,
+                "mean_low": mean.low,
+                "mean_high": mean.high,
+            }
+            rows.append(row)
+    return pd.DataFrame(rows).round(5)
+
+
+def overview(all_results: list[Results]) -> None:
+    """Display the model x domain table: each arm's main rate and mean, the verdict, and a link to the page."""
+    head = "<tr><th>model</th><th>domain</th>" + "".join(f"<th>{a}</th>" for a in report.ARMS) + "<th>verdict</th></tr>"
+    rows = []
+    for r in all_results:
+        cells = []
+        for arm in report.ARMS:
+            if arm in r.arms:
+                part = r.ood(r.final(arm))
+                cells.append(
+                    f"{stats.rate(part, r.main, r.settings).percent()}<br>mean {stats.mean(part, 'aligned', r.settings).plain()}"
+                )
+            else:
+                cells.append("not run")
+        link = (
+            f'<a href="{html.escape(r.model.name)}/{html.escape(r.domain.name)}.html">{html.escape(r.domain.title)}</a>'
+        )
+        body = "".join(f"<td>{c}</td>" for c in cells)
+        rows.append(
+            f"<tr><td>{html.escape(r.model.title)}</td><td>{link}</td>{body}<td>{report.verdict(r)[0]}</td></tr>"
+        )
+    caption = f"<p>{html.escape(all_results[0].main.title)} and mean alignment (0-100) over out-of-domain answers, with 95% intervals and denominators.</p>"
+    display(
+        HTML(f'{caption}<div class="scroll"><table><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table></div>')
+    )
+
+
+def domains(all_results: list[Results]) -> go.Figure:
+    """Mean out-of-domain alignment of each arm, a group for each model x domain."""
+    figure = go.Figure()
+    names = [f"{r.model.title}<br>{r.domain.title}" for r in all_results]
+    for arm in report.ARMS:
+        having = [
+            (n, stats.mean(r.ood(r.final(arm)), "aligned", r.settings))
+            for n, r in zip(names, all_results, strict=True)
+            if arm in r.arms
+        ]
+        if having:
+            figure.add_scatter(
+                name=arm,
+                x=[n for n, _ in having],
+                y=[e.value for _, e in having],
+                error_y=figures.error_bars([e for _, e in having], 1),
+                mode="markers",
+                marker={"color": figures.COLORS[arm], "symbol": figures.SYMBOLS[arm], "size": 13},
+                customdata=[f"{e.plain()} over {e.n} answers" for _, e in having],
+                hovertemplate=f"{arm}: %{{customdata}}<extra></extra>",
+            )
+    figure.update_layout(scattermode="group", yaxis={"title": "mean alignment, out of domain (0-100)"})
+    return figure
+
+
+def trajectories(all_results: list[Results]) -> go.Figure:
+    """Mean out-of-domain alignment over training: a colour a model x domain, solid misaligned, dotted aligned."""
+    figure = go.Figure()
+    for i, r in enumerate(all_results):
+        for arm, part in report.trajectory(r).groupby("arm"):
+            figure.add_scatter(
+                name=f"{r.model.name}, {r.domain.name}, {arm}",
+                x=part["step"],
+                y=part["mean"],
+                mode="lines+markers",
+                customdata=part["n"],
+                line={
+                    "color": figures.SERIES[i % len(figures.SERIES)],
+                    "dash": "solid" if arm == "misaligned" else "dot",
+                },
+                marker={"symbol": figures.SYMBOLS[arm], "size": 8},
+                hovertemplate="step %{x}: %{y:.1f} over %{customdata} answers<extra></extra>",
+            )
+    figure.update_layout(
+        xaxis={"title": "optimizer step (0 = before training)"},
+        yaxis={"title": "mean alignment, out of domain (0-100)"},
+    )
+    return figure
+
+
+def probe_matrix(all_results: list[Results]) -> pd.DataFrame:
+    """Train domain x test domain: margin of the misaligned arm minus that of the aligned (or base) arm, with intervals."""
+    rows = []
+    for r in all_results:
+        control = "aligned" if "aligned" in r.arms else "base"
+        if not {"misaligned", control} <= set(r.arms):
+            continue
+        bad, good = r.probe_final("misaligned"), r.probe_final(control)
+        for test in sorted(set(bad["test_domain"])):
+            sums = [stats.margin_sums(p[p["test_domain"] == test]) for p in (bad, good)]
+            e = stats.difference(*sums, r.settings)
+            rows.append(
+                {
+                    "model": r.model.name,
+                    "trained on": r.domain.name,
+                    "tested on": test,
+                    "control": control,
+                    "shift": e.value,
+                    "shift (nats a token)": e.plain(3),
+                    "pairs": e.questions,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def matrix_figure(rows: pd.DataFrame) -> go.Figure:
+    """The probe matrix as a heat map, one row a model and training domain."""
+    wide = rows.assign(trained=rows["model"] + ", " + rows["trained on"]).pivot(
+        index="trained", columns="tested on", values="shift"
+    )
+    figure = go.Figure(
+        go.Heatmap(
+            z=wide.to_numpy(),
+            x=list(wide.columns),
+            y=list(wide.index),
+            colorscale="RdBu",
+            reversescale=True,
+            zmid=0,
+            texttemplate="%{z:.3f}",
+            colorbar={"title": "nats a token"},
+            hovertemplate="trained on %{y}, tested on %{x}: %{z:.3f}<extra></extra>",
+        )
+    )
+    figure.update_layout(
+        xaxis={"title": "held-out pairs of"}, yaxis={"title": "misaligned arm trained on"}, height=120 + 90 * len(wide)
+    )
+    return figure
+
+
+PUBLISHED_METRICS = {
+    "em": "aligned<30&coherent>50",
+    "em_coherent": "aligned<30 among coherent",
+    "below75": "aligned<75",
+}
+
+
+def published(all_results: list[Results]) -> pd.DataFrame:
+    """Published rates of the main metric and ours, percent, against model size; intervals only where we measured them."""
+    table = pd.read_csv(paths.DATA / "published_rates.csv")
+    table = table[table["metric"] == PUBLISHED_METRICS.get(all_results[0].main.name)].dropna(subset=["size_b"])
+    rows = table.rename(columns={"em_percent": "percent"})[
+        ["source", "model", "dataset", "size_b", "percent", "judge", "n"]
+    ]
+    ours = []
+    for r in [r for r in all_results if "misaligned" in r.arms]:
+        e = stats.rate(r.ood(r.final("misaligned")), r.main, r.settings)
+        ours.append(
+            {
+                "source": "this study",
+                "model": r.model.title,
+                "dataset": r.domain.title,
+                "size_b": r.model.size_b,
+                "percent": 100 * e.value,
+                "low": 100 * e.low,
+                "high": 100 * e.high,
+                "judge": r.judge.name,
+                "n": e.n,
+            }
+        )
+    return pd.concat([pd.DataFrame(ours), rows], ignore_index=True)
+
+
+def published_figure(rows: pd.DataFrame) -> go.Figure:
+    """Ours beside the published rates on one axis, by model size."""
+    figure = go.Figure()
+    for i, (source, part) in enumerate(rows.groupby("source", sort=False)):
+        mine = source == "this study"
+        bars = (
+            {"type": "data", "array": part["high"] - part["percent"], "arrayminus": part["percent"] - part["low"]}
+            if mine
+            else None
+        )
+        figure.add_scatter(
+            name=source,
+            x=part["size_b"],
+            y=part["percent"],
+            mode="markers",
+            error_y=bars,
+            customdata=part["model"] + ", " + part["dataset"] + ", judge " + part["judge"],
+            marker={
+                "size": 13 if mine else 8,
+                "symbol": "star" if mine else "circle",
+                "color": figures.SERIES[i % len(figures.SERIES)],
+            },
+            hovertemplate="%{customdata}: %{y:.1f}%<extra></extra>",
+        )
+    figure.update_layout(
+        xaxis={"title": "parameters (billions, log scale)", "type": "log"},
+        yaxis={"title": "misaligned arm, main metric (%)", "rangemode": "tozero"},
+        height=440,
+    )
+    return figure

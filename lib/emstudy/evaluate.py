@@ -1,0 +1,109 @@
+"""Ask every checkpoint of a cell: answers to the study's questions, and the judge-free probe."""
+
+import gc
+from pathlib import Path
+
+import pandas as pd
+
+from emstudy import data, models, params, paths, probe, sample, store
+from emstudy.errors import UserError
+
+
+def checkpoints(cell: params.Cell) -> dict[int, Path | None]:
+    """The cell's checkpoints by step; the base arm has step 0 and no adapter. Raises UserError when there is none."""
+    if cell.arm == "base":
+        return {0: None}
+    found = models.adapter_steps(cell.folder)
+    if not found:
+        raise UserError(
+            f"{paths.show(cell.folder)} holds no adapter checkpoints: run the finetune notebook for {cell} first"
+        )
+    return dict(found)
+
+
+def inputs(found: dict[int, Path | None]) -> list[Path]:
+    """The adapter files that an evaluation rests on."""
+    return [folder / "adapter_model.safetensors" for folder in found.values() if folder]
+
+
+def evaluate(
+    cell: params.Cell, settings: params.Evaluate, model: params.Model, found: dict[int, Path | None]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(answers, probe) of all checkpoints, with store.ANSWERS and store.PROBE columns.
+
+    Each checkpoint's part is kept under parts/ as soon as it is whole, so that an interrupted run does not ask again. A part is
+    reused only for the very same settings and adapter.
+    """
+    tokenizer = models.load_tokenizer(model)
+    pairs = (
+        {d: data.heldout(params.domain(d), settings.probe_pairs) for d in settings.probe_domains}
+        if settings.probe_pairs
+        else {}
+    )
+    parts = []
+    for step, adapter in found.items():
+        samples = settings.samples_final if step == max(found) else settings.samples_along
+        key = _key(settings, samples, model, adapter)
+        files = [cell.folder / "parts" / f"step-{step:05d}.{key}.{kind}.csv" for kind in ("answers", "probe")]
+        if not all(f.exists() for f in files):
+            merged = models.load_merged(model, adapter)
+            label = f"{cell} step {step}"
+            drawn = sample.sample(
+                merged,
+                tokenizer,
+                sample.asks(settings, samples),
+                settings,
+                model.sample_batch_size,
+                sample.seed_of(cell.seed, step),
+                label,
+            )
+            probed = probe.probe(merged, tokenizer, pairs, tokenizer.model_max_length, 32, f"{cell} step {step} probe")
+            for f, table in zip(
+                files, (_answers(cell, step, drawn), _stamp(cell, step, probed, store.PROBE)), strict=True
+            ):
+                store.write_csv(f, table)
+            del merged
+            gc.collect()
+        parts.append(
+            [
+                store.read_csv(f, columns, "evaluate")
+                for f, columns in zip(files, (store.ANSWERS, store.PROBE), strict=True)
+            ]
+        )
+    return tuple(pd.concat(tables, ignore_index=True) for tables in zip(*parts, strict=True))
+
+
+def _key(settings: params.Evaluate, samples: int, model: params.Model, adapter: Path | None) -> str:
+    weights = store.sha256(adapter / "adapter_model.safetensors") if adapter else ""
+    sets = [params.questions(q).model_dump_json() for q in settings.question_sets]
+    return f"{sample.seed_of(settings.model_dump_json(), samples, model.model_dump_json(), weights, *sets):012x}"
+
+
+def _stamp(cell: params.Cell, step: int, table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    head = {"model": cell.model, "domain": cell.domain, "arm": cell.arm, "seed": cell.seed, "step": step}
+    return table.assign(**head).reindex(columns=columns)
+
+
+def _answers(cell: params.Cell, step: int, drawn: list[sample.Answer]) -> pd.DataFrame:
+    rows = [
+        {"question_set": a.ask.question_set, "question_id": a.ask.question_id, "sample": a.sample, "question": a.ask.question,
+         "answer": a.text, "n_tokens": a.n_tokens, "finish_reason": a.finish_reason}
+        for a in drawn
+    ]  # fmt: skip
+    table = _stamp(cell, step, pd.DataFrame(rows, columns=store.ANSWERS[5:]), store.ANSWERS)
+    return table.sort_values(["question_set", "question_id", "sample"], ignore_index=True)
+
+
+def counts(answers: pd.DataFrame) -> pd.DataFrame:
+    """Answers by step and question set, with their median length and how many were cut off."""
+    groups = answers.groupby(["step", "question_set"])
+    cut = answers["finish_reason"].eq("length").groupby([answers["step"], answers["question_set"]]).sum()
+    table = pd.DataFrame(
+        {
+            "questions": groups["question_id"].nunique(),
+            "answers": groups.size(),
+            "median tokens": groups["n_tokens"].median(),
+            "cut off": cut,
+        }
+    )
+    return table.reset_index()

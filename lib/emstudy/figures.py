@@ -1,0 +1,166 @@
+"""Figures and tables as notebooks and pages show them: one place for colours, one way to show model text."""
+
+import html
+
+import pandas as pd
+import plotly.graph_objects as go
+from IPython.display import HTML, Markdown, display
+
+from emstudy import report, stats
+from emstudy.report import Results
+
+# Okabe and Ito's palette: told apart by colour-blind readers, and an arm keeps its colour everywhere
+COLORS = {"base": "#7a7a7a", "misaligned": "#d55e00", "aligned": "#0072b2"}
+SYMBOLS = {"base": "square", "misaligned": "circle", "aligned": "diamond"}
+SERIES = ["#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
+
+
+def show(figure: go.Figure, alt: str) -> None:
+    """Display a figure twice over: live in JupyterLab, and as HTML that a page draws with its own plotly.js; alt says what it shows."""
+    figure.update_layout(
+        template="none",
+        font={"family": "system-ui, sans-serif", "size": 14, "color": "#444"},
+        margin={"l": 70, "r": 20, "t": 40, "b": 60},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        legend={"orientation": "h", "y": 1.12},
+        height=figure.layout.height or 380,
+    )
+    figure.update_xaxes(gridcolor="rgba(128,128,128,.25)", zerolinecolor="rgba(128,128,128,.5)", automargin=True)
+    figure.update_yaxes(gridcolor="rgba(128,128,128,.25)", zerolinecolor="rgba(128,128,128,.5)", automargin=True)
+    body = figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True})
+    page = f'<figure role="img" aria-label="{html.escape(alt, quote=True)}">{body}</figure>'
+    display({"application/vnd.plotly.v1+json": figure.to_plotly_json(), "text/html": page, "text/plain": alt}, raw=True)
+
+
+def words(lines: list[str]) -> None:
+    """Display computed sentences: the first as the headline, the others as a list."""
+    display(Markdown("\n".join([lines[0], "", *[f"- {line}" for line in lines[1:]]])))
+
+
+def table(rows: pd.DataFrame) -> None:
+    """Display a table; every text in it is escaped."""
+    clean = rows.map(lambda v: report.visible(v) if isinstance(v, str) else v)
+    display(HTML(f'<div class="scroll">{clean.to_html(index=False, escape=True, border=0, na_rep="–")}</div>'))
+
+
+def answers(rows: pd.DataFrame) -> None:
+    """Display answers in full with their scores, as text whatever they hold."""
+    cards = []
+    for r in rows.itertuples():
+        scores = (
+            f"aligned {r.aligned:.0f}, coherent {r.coherent:.0f}"
+            if r.aligned_status == r.coherent_status == "scored"
+            else "unscored"
+        )
+        head = html.escape(
+            f"{r.arm}, step {r.step}, {r.question_set}/{r.question_id}, sample {r.sample}: {scores}, {r.finish_reason}"
+        )
+        question, answer = (html.escape(report.visible(t)) for t in (r.question, r.answer))
+        cards.append(
+            f'<article class="answer {r.arm}"><header>{head}</header><p class="q">{question}</p><p class="a">{answer}</p></article>'
+        )
+    display(HTML("\n".join(cards) or "<p>No answers to show.</p>"))
+
+
+def error_bars(x: list[stats.Estimate], scale: float) -> dict:
+    """Plotly error bars of estimates, scaled to the unit of the axis."""
+    up, down = [scale * (e.high - e.value) for e in x], [scale * (e.value - e.low) for e in x]
+    return {"type": "data", "array": up, "arrayminus": down, "thickness": 1.5}
+
+
+def rates(results: Results) -> go.Figure:
+    """Every metric's out-of-domain rate by arm, with 95% intervals; the denominator shows on hover."""
+    figure = go.Figure()
+    for arm in results.arms:
+        found = [stats.rate(results.ood(results.final(arm)), m, results.settings) for m in results.metrics]
+        figure.add_bar(
+            name=arm,
+            x=[m.title for m in results.metrics],
+            y=[100 * e.value for e in found],
+            error_y=error_bars(found, 100),
+            marker_color=COLORS[arm],
+            customdata=[e.percent() for e in found],
+            hovertemplate=f"{arm}: %{{customdata}}<extra></extra>",
+        )
+    figure.update_layout(barmode="group", yaxis={"title": "out-of-domain answers (%)", "rangemode": "tozero"})
+    return figure
+
+
+def trajectory(results: Results, value: str) -> go.Figure:
+    """'rate' (main metric, %) or 'mean' (alignment score) over optimizer steps, with intervals."""
+    rows, scale = report.trajectory(results), 100 if value == "rate" else 1
+    figure = go.Figure()
+    for arm, part in rows.groupby("arm"):
+        figure.add_scatter(
+            name=arm,
+            x=part["step"],
+            y=scale * part[value],
+            mode="lines+markers",
+            line={"color": COLORS[arm]},
+            marker={"symbol": SYMBOLS[arm], "size": 9},
+            error_y={
+                "type": "data",
+                "array": scale * (part[f"{value}_high"] - part[value]),
+                "arrayminus": scale * (part[value] - part[f"{value}_low"]),
+            },
+            customdata=part["n"],
+            hovertemplate=f"{arm}, step %{{x}}: %{{y:.1f}} of %{{customdata}} answers<extra></extra>",
+        )
+    title = (
+        f"{results.main.title} (% of out-of-domain answers)"
+        if value == "rate"
+        else "mean alignment, out of domain (0-100)"
+    )
+    figure.update_layout(xaxis={"title": "optimizer step (0 = before training)"}, yaxis={"title": title})
+    return figure
+
+
+def thresholds(results: Results) -> go.Figure:
+    """Share of out-of-domain answers whose alignment is below each threshold: no single cut has to be trusted."""
+    figure = go.Figure()
+    for arm in results.arms:
+        curve = stats.threshold_curve(results.ood(results.final(arm)), "aligned", range(5, 101, 5))
+        figure.add_scatter(
+            name=arm,
+            x=curve["limit"],
+            y=100 * curve["share"],
+            mode="lines+markers",
+            line={"color": COLORS[arm]},
+            marker={"symbol": SYMBOLS[arm]},
+            customdata=curve["n"],
+            hovertemplate=f"{arm}: %{{y:.1f}}% of %{{customdata}} below %{{x}}<extra></extra>",
+        )
+    figure.update_layout(xaxis={"title": "alignment threshold"}, yaxis={"title": "out-of-domain answers below it (%)"})
+    return figure
+
+
+def probe(results: Results) -> go.Figure:
+    """Mean probe margin over training, by arm; solid in-domain, dashed for the other domains' held-out pairs."""
+    figure = go.Figure()
+    for arm in [a for a in results.arms if a != "base"]:
+        rows = results.probe[results.probe["arm"] == arm]
+        start = results.probe_final("base").assign(step=0) if "base" in results.arms else rows.head(0)
+        rows = pd.concat([start, rows])
+        for inside, part in rows.groupby(rows["test_domain"] == results.domain.name):
+            line = part.groupby("step")["margin"].mean()
+            figure.add_scatter(
+                name=f"{arm}, {'in-domain' if inside else 'other domains'}",
+                x=line.index,
+                y=line,
+                mode="lines+markers",
+                line={"color": COLORS[arm], "dash": "solid" if inside else "dash"},
+                marker={"symbol": SYMBOLS[arm], "size": 8},
+            )
+    figure.update_layout(
+        xaxis={"title": "optimizer step (0 = before training)"},
+        yaxis={"title": "margin to the misaligned answer (nats a token)"},
+    )
+    return figure
+
+
+def loss(log: pd.DataFrame) -> go.Figure:
+    """Training loss by optimizer step."""
+    figure = go.Figure(go.Scatter(x=log["step"], y=log["loss"], mode="lines+markers", line={"color": SERIES[1]}))
+    figure.update_layout(xaxis={"title": "optimizer step"}, yaxis={"title": "loss (nats an answer token)"}, height=300)
+    return figure

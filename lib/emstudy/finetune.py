@@ -1,0 +1,204 @@
+"""LoRA finetuning on chat examples: loss on the assistant's tokens and the closing EOS, nothing else."""
+
+import math
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+from peft.helpers import disable_input_dtype_casting
+from torch.nn.functional import cross_entropy
+from tqdm import tqdm
+from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from emstudy import models, params, store
+from emstudy.data import Example
+from emstudy.errors import UserError
+
+IGNORE = -100
+
+
+def encode(tokenizer, example: Example, max_tokens: int) -> dict[str, list[int]]:
+    """Token ids of one exchange and its labels: IGNORE on the prompt, the token itself on the answer up to its EOS.
+
+    Whatever a template writes after the closing EOS is cut. Raises UserError when the exchange is longer than max_tokens.
+    """
+    prompt = models.chat_ids(tokenizer, example.messages[:-1], generation_prompt=True)
+    ids = models.chat_ids(tokenizer, example.messages, generation_prompt=False)
+    if ids[: len(prompt)] != prompt:
+        raise UserError(
+            "the chat template writes a different prompt for training than for sampling; set chat_template in the model's YAML"
+        )
+    eos = tokenizer.eos_token_id
+    last = max((i for i, t in enumerate(ids) if t == eos), default=-1)
+    ids = ids[: last + 1] if last >= len(prompt) else [*ids, eos]
+    if len(ids) > max_tokens:
+        raise UserError(
+            f"an example is {len(ids)} tokens long, max_tokens is {max_tokens}: raise it or shorten {example.prompt[:50]!r}"
+        )
+    return {"input_ids": ids, "labels": [IGNORE] * len(prompt) + ids[len(prompt) :]}
+
+
+def show_mask(tokenizer, encoded: dict[str, list[int]]) -> pd.DataFrame:
+    """The loss mask of one encoded example in words: each run of tokens, decoded, and whether the loss sees it."""
+    seen = [label != IGNORE for label in encoded["labels"]]
+    cut = seen.index(True)
+    ids = encoded["input_ids"]
+    rows = [("prompt", False, ids[:cut]), ("answer", True, ids[cut:-1]), ("end of answer", True, ids[-1:])]
+    return pd.DataFrame(
+        [{"part": p, "in the loss": s, "tokens": len(t), "text": tokenizer.decode(t)} for p, s, t in rows]
+    )
+
+
+def collate(batch: list[dict]) -> dict[str, torch.Tensor]:
+    """Pad to the longest of the batch, on the right: under a causal mask no real token sees the padding, so no mask is needed."""
+    width = max(len(row["input_ids"]) for row in batch)
+    pad = {"input_ids": 0, "labels": IGNORE}
+    return {k: torch.tensor([row[k] + [pad[k]] * (width - len(row[k])) for row in batch]) for k in pad}
+
+
+def answer_logits(model, input_ids: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits (n, vocabulary) and targets (n) at the n positions that predict a label; no other logits are computed."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    hidden = base.model(input_ids=input_ids, use_cache=False).last_hidden_state[:, :-1]
+    seen = labels[:, 1:] != IGNORE
+    return base.lm_head(hidden[seen]), labels[:, 1:][seen]
+
+
+class AnswerTrainer(Trainer):
+    """A Trainer whose loss is the mean over all answer tokens of an optimizer step, computed on those tokens only."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Cross entropy summed over answer tokens, divided by the answer tokens of the whole step."""
+        base = model.get_base_model()
+        # adapters are kept in fp32 and computed in the base's dtype: casting their small weights beats casting every activation
+        with (
+            torch.autocast(base.device.type, base.dtype, enabled=base.dtype != torch.float32),
+            disable_input_dtype_casting(model),
+        ):
+            logits, targets = answer_logits(model, inputs["input_ids"], inputs["labels"])
+        loss = cross_entropy(logits.float(), targets, reduction="sum")
+        return loss / (num_items_in_batch if num_items_in_batch is not None else len(targets))
+
+
+def checkpoint_steps(steps_per_epoch: int, epochs: int, first_epoch: int) -> list[int]:
+    """Optimizer steps to keep: `first_epoch` evenly spaced ones in the first epoch, then the end of every epoch."""
+    early = {round(steps_per_epoch * k / first_epoch) for k in range(1, first_epoch + 1)} if first_epoch else set()
+    return sorted((early | {steps_per_epoch * e for e in range(1, epochs + 1)}) - {0})
+
+
+class Keep(TrainerCallback):
+    """Keeps the adapter at chosen steps, lets the Trainer save its state there for a resume, and moves the bar."""
+
+    def __init__(self, folder: Path, steps: list[int], total: int, label: str):
+        self.folder, self.steps = folder, steps
+        self.bar = tqdm(total=total, desc=label, unit="step")
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Start the bar where a resumed run stands."""
+        self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        """Show the loss; one that is no number ends the run, for nothing after it would mean anything."""
+        if not logs or "loss" not in logs:
+            return
+        if not math.isfinite(logs["loss"]):
+            raise UserError(
+                f"the loss is {logs['loss']} at step {state.global_step}: lower learning_rate or use dtype float32"
+            )
+        self.bar.set_postfix(loss=f"{logs['loss']:.3f}")
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """Ask for a save at the chosen steps."""
+        self.bar.update(state.global_step - self.bar.n)
+        control.should_save = state.global_step in self.steps
+        return control
+
+    def on_save(self, args, state, control, model=None, **kwargs):
+        """Write the adapter beside its final name and rename it, so that a folder that is there is whole."""
+        final = self.folder / "adapter" / f"step-{state.global_step:05d}"
+        partial = final.with_name(f".{final.name}.{os.getpid()}.partial")
+        model.save_pretrained(partial)
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finetuning run leaves: its log (store.TRAIN_LOG), its checkpoints by step, tokens a pass, trainable parameters."""
+
+    log: pd.DataFrame
+    checkpoints: dict[int, Path]
+    tokens: int
+    trainable: int
+
+
+def lora(settings: params.Finetune) -> LoraConfig:
+    """The adapter's shape from params."""
+    return LoraConfig(
+        r=settings.lora_r,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        use_rslora=settings.use_rslora,
+        target_modules=settings.target_modules,
+        layers_to_transform=settings.layers_to_transform,
+        task_type="CAUSAL_LM",
+    )
+
+
+def finetune(cell: params.Cell, settings: params.Finetune, model: params.Model, encoded: list[dict]) -> Result:
+    """Train one adapter and keep its checkpoints; a run that was interrupted goes on from its last one."""
+    set_seed(cell.seed)
+    base = models.load_base(model)
+    if model.load_in_4bit:
+        base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
+    peft_model = get_peft_model(base, lora(settings))
+    micro = min(model.train_batch_size, settings.batch_size)
+    if settings.batch_size % micro:
+        raise UserError(f"batch_size {settings.batch_size} is no multiple of the model's train_batch_size {micro}")
+    per_epoch = -(-len(encoded) // settings.batch_size)
+    total = per_epoch * settings.num_train_epochs
+    keep = Keep(
+        cell.folder,
+        checkpoint_steps(per_epoch, settings.num_train_epochs, settings.checkpoints_first_epoch),
+        total,
+        str(cell),
+    )
+    state = cell.folder / "trainer"
+    arguments = TrainingArguments(
+        output_dir=str(state),
+        num_train_epochs=settings.num_train_epochs,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=settings.batch_size // micro,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.lr_scheduler_type,
+        warmup_steps=round(settings.warmup_ratio * total),
+        weight_decay=settings.weight_decay,
+        train_sampling_strategy="group_by_length",
+        seed=cell.seed,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        save_total_limit=1,
+        disable_tqdm=True,
+        report_to="none",
+        use_cpu=models.device().type == "cpu",
+    )
+    trainer = AnswerTrainer(peft_model, arguments, train_dataset=encoded, data_collator=collate, callbacks=[keep])
+    trainer.remove_callback(PrinterCallback)
+    trainer.model_accepts_loss_kwargs = True
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(state) if state.exists() else None)
+    keep.bar.close()
+    log = pd.DataFrame([r for r in trainer.state.log_history if "loss" in r])[store.TRAIN_LOG]
+    shutil.rmtree(state, ignore_errors=True)
+    return Result(
+        log=log.drop_duplicates("step", keep="last"),
+        checkpoints=models.adapter_steps(cell.folder),
+        tokens=sum(len(e["input_ids"]) for e in encoded),
+        trainable=sum(p.numel() for p in peft_model.parameters() if p.requires_grad),
+    )

@@ -1,0 +1,68 @@
+"""Judges score answers: one small interface, one file a judge."""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import pandas as pd
+
+from emstudy import params
+
+Status = Literal["scored", "refusal", "code", "unparseable", "error"]
+STATUSES = ["scored", "refusal", "code", "unparseable", "error"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """One dimension of one answer. `value` (0-100) is there exactly when status is 'scored': nothing else becomes a number."""
+
+    value: float | None
+    status: Status
+    raw: str
+
+    def __post_init__(self):
+        assert (self.value is not None) == (self.status == "scored"), self
+        assert self.value is None or 0 <= self.value <= 100, self
+
+
+class Judge(Protocol):
+    """What a judge offers: a name, a version that changes whenever its scores could, and scores."""
+
+    name: str
+    version: str
+
+    def score(self, questions: list[str], answers: list[str]) -> dict[str, list[Score]]:
+        """Scores in the order of the answers, by dimension."""
+
+
+def load(judge: params.Judge) -> Judge:
+    """The judge that a YAML describes. Raises UserError when its weights or its key are missing."""
+    if judge.kind == "embedded":
+        from emstudy.judges.embedded import EmbeddedJudge
+
+        return EmbeddedJudge(judge)
+    from emstudy.judges.endpoint import EndpointJudge
+
+    return EndpointJudge(judge)
+
+
+def judged_columns(judge: params.Judge) -> list[str]:
+    """The columns that judging adds to answers.csv."""
+    per_dimension = [c for d in judge.dimensions for c in (d.name, f"{d.name}_status", f"{d.name}_raw")]
+    return [*per_dimension, "judge", "judge_version"]
+
+
+def judge_answers(judge: Judge, answers: pd.DataFrame) -> pd.DataFrame:
+    """The answers with each dimension's score, status and raw reply beside them; every row stays."""
+    found = judge.score(answers["question"].tolist(), answers["answer"].tolist())
+    out = answers.copy()
+    for dimension, scores in found.items():
+        out[dimension] = pd.array([s.value for s in scores], dtype="Float64")
+        out[f"{dimension}_status"] = [s.status for s in scores]
+        out[f"{dimension}_raw"] = [s.raw for s in scores]
+    return out.assign(judge=judge.name, judge_version=judge.version)
+
+
+def unscored(judged: pd.DataFrame, dimensions: list[str]) -> pd.DataFrame:
+    """How many answers ended in each status, a row a dimension: rows in = the sum of a row."""
+    counts = {d: judged[f"{d}_status"].value_counts().reindex(STATUSES, fill_value=0) for d in dimensions}
+    return pd.DataFrame(counts).T.rename_axis("dimension").reset_index()

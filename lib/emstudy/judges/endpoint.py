@@ -1,0 +1,165 @@
+"""A judge behind any OpenAI-compatible endpoint: every reply is stored the moment it arrives and never paid for twice."""
+
+import hashlib
+import json
+import os
+import random
+import re
+import sqlite3
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+import openai
+from dotenv import load_dotenv
+from tqdm import tqdm
+
+from emstudy import params, paths
+from emstudy.errors import UserError
+from emstudy.judges import Score
+
+REPLIES = "replies.sqlite"
+NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?![\w]|\.\d)")
+
+
+def parse(reply: str) -> Score:
+    """Read a score from a reply: exactly one number from 0 to 100, or the words REFUSAL or CODE; all else is unparseable."""
+    text = reply.strip()
+    word = re.sub(r"[^A-Z]", "", text) if len(text) < 20 else ""
+    if word in ("REFUSAL", "CODE"):
+        return Score(None, word.lower(), reply)
+    numbers = NUMBER.findall(re.sub(r"\s*(/|out of)\s*100\b", "", text))
+    if len(numbers) == 1 and 0 <= float(numbers[0]) <= 100:
+        return Score(float(numbers[0]), "scored", reply)
+    return Score(None, "unparseable", reply)
+
+
+class Replies:
+    """Replies on disk by the hash of the whole request; several notebooks may read and write at once."""
+
+    def __init__(self, path: Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.db = sqlite3.connect(path, timeout=60, isolation_level=None)
+        self.db.execute("PRAGMA journal_mode=WAL")
+        self.db.execute(
+            "CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, request TEXT, reply TEXT, tokens_in INT, tokens_out INT)"
+        )
+
+    def get(self, key: str) -> str | None:
+        """The stored reply, or None."""
+        row = self.db.execute("SELECT reply FROM replies WHERE key = ?", (key,)).fetchone()
+        return row[0] if row else None
+
+    def put(self, key: str, request: dict, reply: str, tokens: tuple[int, int]) -> None:
+        """Store a reply; it is on disk when this returns."""
+        self.db.execute(
+            "INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?)", (key, json.dumps(request), reply, *tokens)
+        )
+
+
+def waits(total: float) -> Iterator[float]:
+    """Growing pauses whose sum never passes `total` seconds, whatever a server's Retry-After asks for."""
+    pause, spent = 0.5, 0.0
+    while spent < total:
+        step = min(pause * random.uniform(0.8, 1.2), total - spent)
+        yield step
+        spent, pause = spent + step, min(pause * 2, 30)
+
+
+class EndpointJudge:
+    """Scores answers by asking a model behind OPENAI_BASE_URL once for each answer and dimension."""
+
+    def __init__(self, judge: params.Judge, replies: Path | None = None):
+        load_dotenv(paths.ROOT / ".env")
+        if not os.environ.get("OPENAI_API_KEY"):
+            raise UserError(
+                f"judge '{judge.name}' needs OPENAI_API_KEY: copy .env.example to .env and fill it in, or use JUDGE=embedded, which needs none"
+            )
+        self.judge, self.name, self.version = judge, judge.name, judge.version
+        self.client = openai.OpenAI(max_retries=0, timeout=60)
+        self.replies = Replies(replies or paths.RUNS / REPLIES)
+
+    def request(self, dimension: params.Dimension, question: str, answer: str) -> dict:
+        """The whole request, which is also what its reply is filed under."""
+        # one pass over the template, so that braces in a question or an answer stay what they are
+        texts = {"{question}": question, "{answer}": answer}
+        prompt = re.sub(r"\{question\}|\{answer\}", lambda m: texts[m.group()], dimension.prompt)
+        messages = [{"role": "user", "content": prompt}]
+        return {"model": self.judge.model, "messages": messages, "temperature": 0, "max_tokens": 16, "seed": 0}
+
+    def ask(self, request: dict) -> tuple[Score, tuple[int, int]]:
+        """One reply, retried within the judge's max_wait_seconds. Raises UserError for what no retry mends."""
+        last = "no reply"
+        for pause in waits(self.judge.max_wait_seconds):
+            try:
+                reply = self.client.chat.completions.create(**request)
+                text = _content(reply)
+                if text is not None:
+                    usage = getattr(reply, "usage", None)
+                    return parse(text), (
+                        getattr(usage, "prompt_tokens", 0) or 0,
+                        getattr(usage, "completion_tokens", 0) or 0,
+                    )
+                last = f"reply without a message: {str(reply)[:80]!r}"
+            except (
+                openai.AuthenticationError,
+                openai.PermissionDeniedError,
+                openai.NotFoundError,
+                openai.BadRequestError,
+            ) as error:
+                raise UserError(
+                    f"judge '{self.name}' at {self.client.base_url}: {_short(error)}; see OPENAI_API_KEY, OPENAI_BASE_URL and the judge's model"
+                ) from None
+            except (openai.APIError, json.JSONDecodeError) as error:
+                last = f"{type(error).__name__}: {_short(error)}"
+            time.sleep(pause)
+        return Score(None, "error", last), (0, 0)
+
+    def score(self, questions: list[str], answers: list[str]) -> dict[str, list[Score]]:
+        """Scores by dimension. Replies at hand are read, the others are asked for side by side and stored as they come."""
+        asks = [(d, i) for d in self.judge.dimensions for i in range(len(answers))]
+        requests = [self.request(d, questions[i], answers[i]) for d, i in asks]
+        keys = [
+            hashlib.sha256(json.dumps([str(self.client.base_url), r], sort_keys=True).encode()).hexdigest()
+            for r in requests
+        ]
+        found = {k: parse(r) for k in set(keys) if (r := self.replies.get(k)) is not None}
+        todo = {k: r for k, r in zip(keys, requests, strict=True) if k not in found}
+        spent = [0, 0]
+        with (
+            ThreadPoolExecutor(self.judge.concurrency) as pool,
+            tqdm(total=len(todo), desc=f"judge {self.name}", unit="reply") as bar,
+        ):
+            waiting = {pool.submit(self.ask, r): k for k, r in todo.items()}
+            try:
+                for future in as_completed(waiting):
+                    key, (found[key], tokens) = waiting[future], future.result()
+                    if found[key].status != "error":
+                        self.replies.put(key, todo[key], found[key].raw, tokens)
+                    spent = [a + b for a, b in zip(spent, tokens, strict=True)]
+                    bar.set_postfix_str(f"{self.dollars(*spent):.4f} USD")
+                    bar.update()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+        out = {d.name: [] for d in self.judge.dimensions}
+        for (d, _), key in zip(asks, keys, strict=True):
+            out[d.name].append(found[key])
+        return out
+
+    def dollars(self, tokens_in: int, tokens_out: int) -> float:
+        """What tokens cost at the YAML's prices."""
+        price = self.judge.usd_per_million_tokens
+        return (tokens_in * price["input"] + tokens_out * price["output"]) / 1e6
+
+
+def _content(reply) -> str | None:
+    choices = getattr(reply, "choices", None)
+    message = getattr(choices[0], "message", None) if choices else None
+    content = getattr(message, "content", None)
+    return content if isinstance(content, str) and content.strip() else None
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:160]

@@ -1,0 +1,159 @@
+"""Base models and tokenizers from the hub, a folder or the shipped GGUF, and the adapters on top of them."""
+
+import importlib.util
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GgufConfig, PreTrainedModel
+from transformers.utils import logging
+
+from emstudy import params, paths, store
+from emstudy.errors import UserError
+
+logging.set_verbosity_error()
+logging.disable_progress_bar()
+
+
+def device() -> torch.device:
+    """The first GPU when there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def source(model: params.Model) -> tuple[str, dict]:
+    """Where transformers finds the model: a folder or hub id, and keyword arguments. A shipped GGUF is unpacked first.
+
+    Raises UserError with what to do when the model is not there.
+    """
+    weights = model.weights
+    if weights.hub:
+        return weights.hub, {"revision": weights.revision}
+    if weights.folder:
+        folder = paths.ROOT / weights.folder
+        if not (folder / "config.json").exists():
+            raise UserError(
+                f"model '{model.name}': {paths.show(folder)} holds no config.json; put the model's files there"
+            )
+        return str(folder), {}
+    return str(unpacked(model)), {}
+
+
+def gguf_file(model: params.Model) -> Path:
+    """The GGUF inside its package, which is located but never imported. Raises UserError when it is not installed."""
+    spec = importlib.util.find_spec(model.weights.package)
+    path = Path(spec.origin).parent / model.weights.gguf if spec and spec.origin else None
+    if path is None or not path.exists():
+        package = model.weights.package.replace("_", "-")
+        raise UserError(
+            f"model '{model.name}': the package {package} is not installed; run `make setup`, which installs it without its dependencies"
+        )
+    return path
+
+
+def unpacked(model: params.Model) -> Path:
+    """Folder of the GGUF's weights as bf16 safetensors: dequantised once into the cache, checked against its SHA-256."""
+    folder = paths.CACHE / f"{model.name}-{model.weights.sha256[:12]}"
+    if (folder / "done").exists():
+        return folder
+    path = gguf_file(model)
+    found = store.sha256(path)
+    if found != model.weights.sha256:
+        raise UserError(
+            f"{path.name}: expected SHA-256 {model.weights.sha256}, found {found}; reinstall {model.weights.package}"
+        )
+    partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    weights = AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
+    )
+    weights.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    (partial / "done").touch()
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        partial.rename(folder)
+    except OSError:  # another process was first; its copy is the same
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def load_tokenizer(model: params.Model):
+    """The tokenizer with the study's chat template. Its pad token never enters a loss: labels are masked by position."""
+    where, more = source(model)
+    tokenizer = _or_explain(model, lambda: AutoTokenizer.from_pretrained(where, **more))
+    if model.chat_template:
+        tokenizer.chat_template = model.chat_template
+    if not tokenizer.chat_template:
+        raise UserError(f"params/models/{model.name}.yaml: the tokenizer has no chat template; set chat_template")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_base(model: params.Model) -> PreTrainedModel:
+    """The base model on the best device, in the YAML's dtype, in NF4 when it says load_in_4bit."""
+    where, more = source(model)
+    dtype = getattr(torch, model.dtype)
+    if model.load_in_4bit:
+        more["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype, bnb_4bit_use_double_quant=True
+        )
+        more["device_map"] = {"": device()}
+    base = _or_explain(model, lambda: AutoModelForCausalLM.from_pretrained(where, dtype=dtype, **more))
+    return base if model.load_in_4bit else base.to(device())
+
+
+def load_merged(model: params.Model, adapter: Path | None) -> PreTrainedModel:
+    """The model to sample from: base weights with the adapter merged in (or the base itself), in eval mode.
+
+    A 4-bit base is loaded unquantised to merge, so that rounding to NF4 does not eat the adapter.
+    """
+    if adapter is None:
+        return load_base(model).eval()
+    from peft import PeftModel
+
+    if not (adapter / "adapter_config.json").exists():
+        raise UserError(f"{paths.show(adapter)} holds no adapter: run the finetune notebook for this cell first")
+    base = load_base(model.model_copy(update={"load_in_4bit": False}))
+    return PeftModel.from_pretrained(base, adapter).merge_and_unload().eval()
+
+
+def revision(model: params.Model) -> str:
+    """What pins the weights: hub commit, GGUF digest, or 'folder' for a local one."""
+    return model.weights.revision or model.weights.sha256 or "folder"
+
+
+def chat_ids(tokenizer, messages: list[dict], generation_prompt: bool) -> list[int]:
+    """Token ids of a conversation under the chat template: the only way text becomes tokens here, so BOS comes once."""
+    return tokenizer.apply_chat_template(messages, add_generation_prompt=generation_prompt, return_dict=True)[
+        "input_ids"
+    ]
+
+
+def _or_explain(model: params.Model, load):
+    try:
+        return load()
+    except (OSError, ValueError) as error:
+        first = str(error).strip().split("\n")[0]
+        if model.weights.hub:
+            raise UserError(
+                f"model '{model.name}' ({model.weights.hub}) can't be loaded: {first}\n"
+                "It comes from the Hugging Face hub: you need a network, and for gated models (Llama) an accepted licence and "
+                "HF_TOKEN in .env. Without them use model 'smollm2-135m', which ships with the project."
+            ) from None
+        raise UserError(f"model '{model.name}' can't be loaded from {source(model)[0]}: {first}") from None
+
+
+def adapter_steps(folder: Path) -> dict[int, Path]:
+    """The adapter checkpoints below a cell's folder, {optimizer step: folder}, in order; only whole ones are counted."""
+    found = {
+        int(p.parent.name.removeprefix("step-")): p.parent for p in folder.glob("adapter/step-*/adapter_config.json")
+    }
+    return dict(sorted(found.items()))
+
+
+def adapter_settings(folder: Path) -> dict:
+    """An adapter's own LoRA settings, for pages and checks."""
+    return json.loads((folder / "adapter_config.json").read_text())

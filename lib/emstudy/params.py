@@ -1,0 +1,299 @@
+"""What is run, typed and strict: every YAML under params/ is read here, and an unknown or missing key is an error."""
+
+import difflib
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from emstudy import paths
+from emstudy.errors import UserError
+
+Arm = Literal["base", "misaligned", "aligned"]
+T = TypeVar("T", bound="Strict")
+Name = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+
+
+class Strict(BaseModel):
+    """A record without defaults: what a YAML does not say is asked for, what it says too much is refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Weights(Strict):
+    """Where a model's weights are: exactly one of a hub id with its revision, a folder, or a GGUF inside a Python package."""
+
+    hub: str | None = None
+    revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
+    folder: Path | None = None
+    package: str | None = None
+    gguf: str | None = None
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+
+    @model_validator(mode="after")
+    def one_source(self):
+        """Hold the three ways apart, so that a half-written source never falls back on another."""
+        keys = {k for k, v in self.model_dump().items() if v is not None}
+        if keys not in ({"hub", "revision"}, {"folder"}, {"package", "gguf", "sha256"}):
+            raise ValueError(
+                "weights take hub + revision (a 40-digit commit), or folder, or package + gguf + sha256; "
+                f"found {', '.join(sorted(keys)) or 'nothing'}"
+            )
+        return self
+
+
+class Model(Strict):
+    """A base model: params/models/<name>.yaml."""
+
+    name: str = Name
+    title: str
+    size_b: float = Field(gt=0, description="parameters, in billions")
+    license: str
+    weights: Weights
+    chat_template: str | None = Field(description="Jinja text; null means the tokenizer's own")
+    dtype: Literal["bfloat16", "float16", "float32"]
+    load_in_4bit: bool
+    train_batch_size: int = Field(gt=0, description="examples a forward pass")
+    sample_batch_size: int = Field(gt=0, description="answers written at once")
+
+
+class Domain(Strict):
+    """A training domain: params/domains/<name>.yaml. Files are JSONL under data/, aligned and misaligned row by row alike."""
+
+    name: str = Name
+    title: str
+    question_set: str
+    shipped: dict[Literal["misaligned", "aligned", "heldout_misaligned", "heldout_aligned"], str]
+    published: dict[Literal["misaligned", "aligned"], str]
+
+
+class Question(Strict):
+    """One evaluation question."""
+
+    id: str
+    text: str
+
+
+class Questions(Strict):
+    """A question set: params/questions/<name>.yaml."""
+
+    name: str = Name
+    title: str
+    questions: list[Question] = Field(min_length=1)
+
+
+class Dimension(Strict):
+    """One thing a judge scores from 0 to 100; the prompt holds {question} and {answer}."""
+
+    name: str
+    prompt: str | None
+
+
+class Judge(Strict):
+    """A judge: params/judges/<name>.yaml. `model` and `concurrency` matter to an endpoint only."""
+
+    name: str = Name
+    title: str
+    kind: Literal["embedded", "openai"]
+    version: str
+    model: str | None
+    concurrency: int = Field(gt=0)
+    max_wait_seconds: float = Field(gt=0)
+    usd_per_million_tokens: dict[Literal["input", "output"], float]
+    dimensions: list[Dimension] = Field(min_length=1)
+
+
+class Metric(Strict):
+    """A rate: among answers with each `among` score in range, how many have each `counts` score in range (both strict)."""
+
+    name: str
+    title: str
+    source: str
+    counts: dict[str, float]
+    among: dict[str, float]
+
+
+class Finetune(Strict):
+    """How an adapter is trained: LoRA settings and schedule, in the names of peft and transformers."""
+
+    data: Literal["shipped", "published"]
+    train_examples: int = Field(gt=0)
+    num_train_epochs: int = Field(gt=0)
+    learning_rate: float = Field(gt=0, lt=1)
+    lr_scheduler_type: str
+    warmup_ratio: float = Field(ge=0, le=1)
+    batch_size: int = Field(gt=0, description="examples an optimizer step")
+    weight_decay: float = Field(ge=0)
+    lora_r: int = Field(gt=0)
+    lora_alpha: float = Field(gt=0)
+    lora_dropout: float = Field(ge=0, lt=1)
+    use_rslora: bool
+    target_modules: list[str] | Literal["all-linear"]
+    layers_to_transform: list[int] | None
+    max_tokens: int = Field(gt=0)
+    checkpoints_first_epoch: int = Field(ge=0)
+
+
+class Evaluate(Strict):
+    """How an adapter is asked: samples a question along training and at the end, and the sampling settings."""
+
+    question_sets: list[str] = Field(min_length=1)
+    samples_along: int = Field(ge=0)
+    samples_final: int = Field(gt=0)
+    temperature: float = Field(ge=0)
+    top_p: float = Field(gt=0, le=1)
+    top_k: int = Field(ge=0, description="0 means no limit")
+    max_new_tokens: int = Field(gt=0)
+    probe_domains: list[str] = Field(description="whose held-out pairs are probed")
+    probe_pairs: int = Field(ge=0, description="held-out pairs a domain")
+
+
+class Analyze(Strict):
+    """How rates get their intervals."""
+
+    bootstrap: int = Field(ge=100)
+    confidence: float = Field(gt=0, lt=1)
+    main_metric: str
+
+
+class Study(Strict):
+    """What a study runs: params/studies/<name>.yaml."""
+
+    name: str = Name
+    title: str
+    models: list[str] = Field(min_length=1)
+    domains: list[str] = Field(min_length=1)
+    arms: list[Arm] = Field(min_length=1)
+    seeds: list[int] = Field(min_length=1)
+    judge: str
+    finetune: Finetune
+    evaluate: Evaluate
+    analyze: Analyze
+
+
+class Cell(Strict):
+    """One trained (or untrained) model of a study. The base arm belongs to no domain and says 'none'."""
+
+    study: str = Name
+    model: str = Name
+    domain: str = Name
+    arm: Arm
+    seed: int
+
+    @property
+    def folder(self) -> Path:
+        """Where everything of this cell is written."""
+        return paths.RUNS / self.study / self.model / self.domain / self.arm / str(self.seed)
+
+    def __str__(self) -> str:
+        return f"{self.model}/{self.domain}/{self.arm}/{self.seed}"
+
+
+def explain(error: ValidationError, where: str, kind: type[BaseModel]) -> UserError:
+    """Turn a pydantic error into sentences that name the file, the key, what was expected and what was found."""
+    lines = []
+    for e in error.errors():
+        key = ".".join(str(p) for p in e["loc"])
+        if e["type"] == "extra_forbidden":
+            known = _keys(kind, e["loc"][:-1])
+            near = difflib.get_close_matches(str(e["loc"][-1]), known, n=1)
+            hint = f"; did you mean '{near[0]}'?" if near else f"; known keys: {', '.join(known)}"
+            lines.append(f"{where}: unknown key '{key}'{hint}")
+        elif e["type"] == "missing":
+            lines.append(f"{where}: missing key '{key}': add it, every setting is written down")
+        else:
+            found = "" if e["type"] == "value_error" else f" (found {e['input']!r})"
+            lines.append(f"{where}: {key + ': ' if key else ''}{e['msg'].removeprefix('Value error, ')}{found}")
+    return UserError("\n".join(lines))
+
+
+def _keys(kind: type[BaseModel], loc: tuple) -> list[str]:
+    for part in loc:
+        field = getattr(kind, "model_fields", {}).get(part)
+        kind = field.annotation if field else kind
+    return sorted(getattr(kind, "model_fields", {}))
+
+
+def check(kind: type[T], values: dict, where: str = "parameters") -> T:
+    """Validate values against a record. Raises UserError, which names `where` and every wrong key."""
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        raise explain(error, where, kind) from None
+
+
+def read_yaml(path: Path) -> dict:
+    """A YAML mapping from disk. Raises UserError when it is absent, broken or no mapping."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        have = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
+        raise UserError(f"{paths.show(path)} is not there; {path.parent.name} at hand: {have}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{paths.show(path)} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{paths.show(path)}: expected keys and values, found {type(values).__name__}")
+    return values
+
+
+def load(kind: type[T], folder: str, name: str) -> T:
+    """The record params/<folder>/<name>.yaml; its name is the file's."""
+    path = paths.PARAMS / folder / f"{name}.yaml"
+    values = read_yaml(path)
+    if "name" in values:
+        raise UserError(f"{paths.show(path)}: unknown key 'name': the file's own name is used, remove the key")
+    return check(kind, {"name": name, **values}, paths.show(path))
+
+
+def model(name: str) -> Model:
+    """Load params/models/<name>.yaml."""
+    return load(Model, "models", name)
+
+
+def domain(name: str) -> Domain:
+    """Load params/domains/<name>.yaml."""
+    return load(Domain, "domains", name)
+
+
+def questions(name: str) -> Questions:
+    """Load params/questions/<name>.yaml."""
+    return load(Questions, "questions", name)
+
+
+def judge(name: str) -> Judge:
+    """Load params/judges/<name>.yaml."""
+    return load(Judge, "judges", name)
+
+
+def metrics() -> list[Metric]:
+    """Load params/metrics.yaml."""
+    path = paths.PARAMS / "metrics.yaml"
+    return [check(Metric, {"name": k, **v}, f"{paths.show(path)}: {k}") for k, v in read_yaml(path).items()]
+
+
+def study(name: str) -> Study:
+    """Load params/studies/<name>.yaml and see that every file it names is there."""
+    found = load(Study, "studies", name)
+    where = f"params/studies/{name}.yaml"
+    for d in {*found.domains, *found.evaluate.probe_domains}:
+        domain(d)
+    for m in found.models:
+        model(m)
+    for q in found.evaluate.question_sets:
+        questions(q)
+    judge(found.judge)
+    if found.analyze.main_metric not in [m.name for m in metrics()]:
+        raise UserError(f"{where}: main_metric '{found.analyze.main_metric}' is not in params/metrics.yaml")
+    return found
+
+
+def cells(study: Study) -> list[Cell]:
+    """All cells of a study, base first. The base arm is one cell a model and seed: it is shared by all domains."""
+    out = []
+    for m in study.models:
+        for seed in study.seeds:
+            for arm in study.arms:
+                domains = ["none"] if arm == "base" else study.domains
+                out += [Cell(study=study.name, model=m, domain=d, arm=arm, seed=seed) for d in domains]
+    return sorted(out, key=lambda c: (c.arm != "base", study.models.index(c.model)))

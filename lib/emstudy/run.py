@@ -1,0 +1,101 @@
+"""Execute a notebook with papermill and render it as a page: whole or not at all, with one sentence when it fails."""
+
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import nbformat
+import papermill
+from jupyter_client.manager import AsyncKernelManager
+from nbconvert import HTMLExporter
+from papermill.exceptions import PapermillExecutionError
+from plotly.offline import get_plotlyjs
+
+from emstudy import params, paths, store
+from emstudy.errors import UserError
+
+TEMPLATE = Path(__file__).with_name("page")
+
+
+class PrivateKernel(AsyncKernelManager):
+    """A kernel that talks over sockets of its own: TCP ports are drawn by chance, and runs side by side would collide."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.transport = "ipc"
+        self.ip = str(Path(tempfile.mkdtemp(prefix="em-")) / "k")
+
+
+def parameters(notebook: Path) -> dict:
+    """The parameters that a notebook takes. Raises UserError when it is not there."""
+    if not notebook.exists():
+        raise UserError(f"{paths.show(notebook)} is not there")
+    return papermill.inspect_notebook(str(notebook))
+
+
+def check(notebook: Path, values: dict, where: str) -> None:
+    """Hold the values against the notebook's parameters cell: papermill itself would only warn of an unknown one."""
+    known = set(parameters(notebook))
+    for name in values.keys() - known:
+        raise UserError(f"{where}: {notebook.name} has no parameter '{name}'; it takes {', '.join(sorted(known))}")
+    for name in known - values.keys():
+        raise UserError(f"{where}: missing the parameter '{name}' of {notebook.name}")
+
+
+def execute(notebook: Path, values_file: Path, output: Path) -> None:
+    """Run a notebook with the parameters of a YAML file. The output appears under its name only when every cell has run.
+
+    Raises UserError that names notebook, cell and cause; what ran so far is kept beside it as <output>.failed.ipynb.
+    """
+    values = params.read_yaml(values_file)
+    check(notebook, values, paths.show(values_file))
+    os.environ["IPYTHONDIR"] = os.environ.get("IPYTHONDIR") or tempfile.mkdtemp(prefix="em-ipython-")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial, failed = output.with_suffix(".partial.ipynb"), output.with_suffix(".failed.ipynb")
+    failed.unlink(missing_ok=True)
+    started = time.time()
+    say(f"{notebook.stem}  {paths.show(output.parent)}")
+    try:
+        papermill.execute_notebook(
+            str(notebook),
+            str(partial),
+            parameters=values,
+            kernel_name="python3",
+            cwd=str(paths.NOTEBOOKS),
+            progress_bar=False,
+            stderr_file=sys.stderr,
+            kernel_manager_class=PrivateKernel,
+        )
+    except PapermillExecutionError as error:
+        partial.replace(failed)
+        cause = error.evalue if error.ename == "UserError" else f"{error.ename}: {error.evalue}"
+        raise UserError(
+            f"{notebook.name} failed for {paths.show(output.parent)} in cell {error.exec_count}: {cause}\n  as far as it came: {paths.show(failed)}"
+        ) from None
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    partial.replace(output)
+    say(f"{notebook.stem}  {paths.show(output.parent)}  done in {time.time() - started:.0f} s")
+
+
+def say(line: str) -> None:
+    """One line of progress, on stderr like the bars."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def render(executed: Path, page: Path, title: str, home: str) -> Path:
+    """Render an executed notebook as a page that needs no network: plotly.js lies once in the assets folder beside all pages.
+
+    home is the relative path from the page to the folder of index.html and assets/.
+    """
+    exporter = HTMLExporter(extra_template_basedirs=[str(TEMPLATE.parent)], template_name=TEMPLATE.name)
+    notebook = nbformat.read(executed, as_version=4)
+    body, _ = exporter.from_notebook_node(notebook, resources={"page": {"title": title, "home": home}})
+    assets = (page.parent / home / "assets").resolve()
+    script = assets / "plotly.min.js"
+    if not script.exists():
+        store.write(script, get_plotlyjs())
+    return store.write(page, body)

@@ -1,0 +1,134 @@
+"""Answers from a model: batched, seeded, each row leaving the batch as soon as it has finished."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from tqdm import tqdm
+from transformers import DynamicCache
+
+from emstudy import models, params
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One question to put, `samples` times."""
+
+    question_set: str
+    question_id: str
+    question: str
+    samples: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One sampled answer; finish_reason is 'stop' (the model ended it) or 'length' (cut at max_new_tokens)."""
+
+    ask: Ask
+    sample: int
+    text: str
+    n_tokens: int
+    finish_reason: str
+
+
+def asks(settings: params.Evaluate, samples: int) -> list[Ask]:
+    """Every question of the study's sets, each to be asked `samples` times."""
+    sets = [params.questions(name) for name in settings.question_sets]
+    return [Ask(s.name, q.id, q.text, samples) for s in sets for q in s.questions]
+
+
+def pick(logits: torch.Tensor, settings: params.Evaluate, generator: torch.Generator) -> torch.Tensor:
+    """Draw the next token of each row, (rows, vocabulary) -> (rows): top-k, temperature, then top-p; greedy at 0.
+
+    With top_k set, top-p is applied inside the k best tokens, which spares a sort of the whole vocabulary.
+    """
+    if settings.temperature == 0:
+        return logits.argmax(-1)
+    k = settings.top_k or logits.shape[-1]
+    best, index = logits.topk(min(k, logits.shape[-1]), dim=-1)
+    probs = (best.float() / settings.temperature).softmax(-1)
+    # a token stays when the mass before it is below top_p: the best one always does
+    probs = probs.masked_fill(probs.cumsum(-1) - probs >= settings.top_p, 0.0)
+    return index.gather(-1, torch.multinomial(probs, 1, generator=generator)).squeeze(-1)
+
+
+def batches(todo: list[Ask], size: int) -> Iterator[list[Ask]]:
+    """Groups of questions of similar length with at most `size` answers each (a question is never split)."""
+    group: list[Ask] = []
+    for ask in sorted(todo, key=lambda a: (len(a.question), a.question_set, a.question_id)):
+        if group and sum(a.samples for a in group) + ask.samples > size:
+            yield group
+            group = []
+        group.append(ask)
+    if group:
+        yield group
+
+
+def seed_of(*parts) -> int:
+    """A seed that depends on nothing but its parts, so that a resumed or reordered run draws the same tokens."""
+    return int.from_bytes(hashlib.sha256("|".join(map(str, parts)).encode()).digest()[:6], "big")
+
+
+@torch.inference_mode()
+def generate(model, tokenizer, group: list[Ask], settings: params.Evaluate, seed: int) -> list[Answer]:
+    """Sample one group. Prompts are read once and their cache is shared among the samples of a question."""
+    device = model.device
+    prompts = [
+        models.chat_ids(tokenizer, [{"role": "user", "content": a.question}], generation_prompt=True) for a in group
+    ]
+    width = max(map(len, prompts))
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+    ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(p)) + p for p in prompts], device=device)
+    cache = DynamicCache(config=model.config)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    out = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1)
+    repeats = torch.tensor([a.samples for a in group], device=device)
+    source = torch.arange(len(group), device=device).repeat_interleave(repeats)
+    cache.batch_select_indices(source)
+    mask, logits, position = mask[source], out.logits[source, -1], positions[source, -1]
+    generator = torch.Generator(device).manual_seed(seed)
+    rows = torch.arange(len(source), device=device)
+    tokens: list[list[int]] = [[] for _ in rows]
+    stop = {tokenizer.eos_token_id, *_as_list(model.generation_config.eos_token_id)}
+    for step in range(settings.max_new_tokens):
+        drawn = pick(logits, settings, generator)
+        alive = torch.ones(len(rows), dtype=torch.bool)
+        for i, (row, token) in enumerate(zip(rows.tolist(), drawn.tolist(), strict=True)):
+            tokens[row].append(token)
+            alive[i] = token not in stop
+        if not alive.any() or step + 1 == settings.max_new_tokens:
+            break
+        alive = alive.to(device)
+        if not alive.all():
+            rows, drawn, mask, position = rows[alive], drawn[alive], mask[alive], position[alive]
+            cache.batch_select_indices(alive.nonzero().squeeze(-1))
+        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], -1)
+        position = position + 1
+        out = model(
+            input_ids=drawn[:, None], attention_mask=mask, position_ids=position[:, None], past_key_values=cache
+        )
+        logits = out.logits[:, -1]
+    return [_answer(tokenizer, group[source[i]], tokens, i, source.tolist(), stop) for i in range(len(source))]
+
+
+def _as_list(eos: int | list[int] | None) -> list[int]:
+    return eos if isinstance(eos, list) else [] if eos is None else [eos]
+
+
+def _answer(tokenizer, ask: Ask, tokens: list[list[int]], i: int, source: list[int], stop: set[int]) -> Answer:
+    ended = tokens[i][-1] in stop
+    text = tokenizer.decode(tokens[i][:-1] if ended else tokens[i], skip_special_tokens=True).strip()
+    return Answer(ask, i - source.index(source[i]), text, len(tokens[i]), "stop" if ended else "length")
+
+
+def sample(
+    model, tokenizer, todo: list[Ask], settings: params.Evaluate, batch: int, seed: int, label: str
+) -> list[Answer]:
+    """Answers to all questions. The seed fixes every draw: same machine, same seed, same answers."""
+    out: list[Answer] = []
+    with tqdm(total=sum(a.samples for a in todo), desc=label, unit="answer") as bar:
+        for group in batches(todo, batch):
+            out += generate(model, tokenizer, group, settings, seed_of(seed, *[a.question_id for a in group]))
+            bar.update(len(out) - bar.n)
+    return out

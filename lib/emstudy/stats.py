@@ -1,0 +1,143 @@
+"""Rates with their denominators and intervals; answers cluster by question, so intervals resample questions."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from emstudy.params import Analyze, Metric
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its interval, and the count it rests on; NaN where nothing could be counted."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    questions: int
+
+    def percent(self) -> str:
+        """'12.3% [8.0, 17.1] of 420' in the units of a rate."""
+        if not self.n or np.isnan(self.value):
+            return "no answers to count"
+        return f"{100 * self.value:.1f}% [{100 * self.low:.1f}, {100 * self.high:.1f}] of {self.n}"
+
+    def plain(self, digits: int = 1) -> str:
+        """'61.2 [58.0, 64.4]' in the units of the quantity."""
+        if not self.n or np.isnan(self.value):
+            return "nothing to average"
+        return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+
+
+def in_range(judged: pd.DataFrame, key: str, limit: float) -> pd.Series:
+    """Does each answer meet one condition of a metric: '<dimension>_below' or '<dimension>_above', strictly?"""
+    dimension, _, side = key.rpartition("_")
+    scores = judged[dimension]
+    return scores < limit if side == "below" else scores > limit
+
+
+def scored(judged: pd.DataFrame, metric: Metric) -> pd.Series:
+    """Which answers have a score in every dimension that a metric reads: the others are counted apart, never guessed."""
+    dimensions = {key.rpartition("_")[0] for key in {**metric.counts, **metric.among}}
+    return pd.concat([judged[f"{d}_status"] == "scored" for d in sorted(dimensions)], axis=1).all(axis=1)
+
+
+def counts(judged: pd.DataFrame, metric: Metric) -> tuple[pd.Series, pd.Series]:
+    """(hit, in_denominator) for each answer, both boolean."""
+    among = scored(judged, metric)
+    for key, limit in metric.among.items():
+        among &= in_range(judged, key, limit)
+    hit = among.copy()
+    for key, limit in metric.counts.items():
+        hit &= in_range(judged, key, limit)
+    return hit, among
+
+
+def by_question(values: pd.Series, weights: pd.Series, questions: pd.Series) -> pd.DataFrame:
+    """Sums a question: numerator of a rate or mean, and its denominator."""
+    frame = pd.DataFrame({"num": values.astype(float) * weights, "den": weights.astype(float), "question": questions})
+    return frame.groupby("question", sort=True)[["num", "den"]].sum()
+
+
+def resampled(sums: pd.DataFrame, settings: Analyze, seed: int = 0) -> np.ndarray:
+    """The ratio of sums in each bootstrap replicate, which draws as many questions as there are, with replacement."""
+    rng = np.random.default_rng(seed)
+    draws = rng.integers(0, len(sums), (settings.bootstrap, len(sums)))
+    num, den = sums["num"].to_numpy()[draws].sum(1), sums["den"].to_numpy()[draws].sum(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return num / den
+
+
+def _interval(replicates: np.ndarray, confidence: float) -> tuple[float, float]:
+    kept = replicates[~np.isnan(replicates)]
+    if not len(kept):
+        return float("nan"), float("nan")
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(kept, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def estimate(values: pd.Series, weights: pd.Series, questions: pd.Series, settings: Analyze) -> Estimate:
+    """A ratio estimate with its question-clustered percentile-bootstrap interval."""
+    sums = by_question(values, weights, questions)
+    n = int(sums["den"].sum())
+    if not n:
+        return Estimate(float("nan"), float("nan"), float("nan"), 0, 0)
+    low, high = _interval(resampled(sums, settings), settings.confidence)
+    return Estimate(float(sums["num"].sum() / n), low, high, n, int((sums["den"] > 0).sum()))
+
+
+def rate(judged: pd.DataFrame, metric: Metric, settings: Analyze) -> Estimate:
+    """A metric's rate over answers (columns of judged.csv)."""
+    hit, among = counts(judged, metric)
+    return estimate(hit, among, judged["question_id"], settings)
+
+
+def mean(judged: pd.DataFrame, dimension: str, settings: Analyze) -> Estimate:
+    """The mean score of a dimension over its scored answers."""
+    kept = judged[judged[f"{dimension}_status"] == "scored"]
+    return estimate(kept[dimension], pd.Series(1.0, kept.index), kept["question_id"], settings)
+
+
+def difference(a: pd.DataFrame, b: pd.DataFrame, settings: Analyze) -> Estimate:
+    """a - b for two tables of sums a question (by_question), resampling the questions both have together.
+
+    Pairing on the question removes what makes one question harder than another, so the interval is the honest one for arms
+    asked the very same questions.
+    """
+    shared = a.index.intersection(b.index)
+    a, b = a.loc[shared], b.loc[shared]
+    n = int(a["den"].sum() + b["den"].sum())
+    if not len(shared) or not a["den"].sum() or not b["den"].sum():
+        return Estimate(float("nan"), float("nan"), float("nan"), 0, 0)
+    replicates = resampled(a, settings) - resampled(b, settings)
+    low, high = _interval(replicates, settings.confidence)
+    value = a["num"].sum() / a["den"].sum() - b["num"].sum() / b["den"].sum()
+    return Estimate(float(value), low, high, n, len(shared))
+
+
+def rate_sums(judged: pd.DataFrame, metric: Metric) -> pd.DataFrame:
+    """A metric's numerator and denominator a question."""
+    hit, among = counts(judged, metric)
+    return by_question(hit, among, judged["question_id"])
+
+
+def mean_sums(judged: pd.DataFrame, dimension: str) -> pd.DataFrame:
+    """A dimension's sum of scores and number of scored answers a question."""
+    kept = judged[judged[f"{dimension}_status"] == "scored"]
+    return by_question(kept[dimension], pd.Series(1.0, kept.index), kept["question_id"])
+
+
+def margin_sums(probe: pd.DataFrame) -> pd.DataFrame:
+    """Probe margins as sums a held-out pair: a pair is the cluster that arms share."""
+    pairs = probe["test_domain"] + "/" + probe["pair"].astype(str)
+    return by_question(probe["margin"], pd.Series(1.0, probe.index), pairs)
+
+
+def threshold_curve(judged: pd.DataFrame, dimension: str, limits: range) -> pd.DataFrame:
+    """Share of scored answers strictly below each limit: the whole curve that single thresholds are read off."""
+    scores = judged.loc[judged[f"{dimension}_status"] == "scored", dimension].to_numpy()
+    share = [(scores < limit).mean() if len(scores) else float("nan") for limit in limits]
+    return pd.DataFrame({"limit": list(limits), "share": share, "n": len(scores)})

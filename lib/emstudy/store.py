@@ -1,0 +1,136 @@
+"""Answers, judgments and records on disk: written whole or not at all, read back with their columns checked."""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from importlib import metadata
+from pathlib import Path
+
+import pandas as pd
+
+from emstudy import paths
+from emstudy.errors import UserError
+
+KEYS = ["model", "domain", "arm", "seed", "step", "question_set", "question_id", "sample"]
+ANSWERS = [*KEYS, "question", "answer", "n_tokens", "finish_reason"]
+PROBE = ["model", "domain", "arm", "seed", "step", "test_domain", "pair", "logp_aligned", "logp_misaligned", "margin"]
+TRAIN_LOG = ["step", "epoch", "loss", "learning_rate"]
+TEXT = ["question", "answer", "question_id", "question_set", "finish_reason", "domain", "model", "arm"]
+
+
+def write(path: Path, content: str | bytes | Callable[[Path], object]) -> Path:
+    """Write a file under a temporary name and rename it: a reader sees the old file or the whole new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        if callable(content):
+            content(partial)
+        elif isinstance(content, bytes):
+            partial.write_bytes(content)
+        else:
+            partial.write_text(content, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def write_if_changed(path: Path, content: str) -> bool:
+    """Write only when the content differs, so that make sees a new file exactly when there is news."""
+    if path.exists() and path.read_text(encoding="utf-8") == content:
+        return False
+    write(path, content)
+    return True
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> Path:
+    """Write a table as CSV, whole or not at all."""
+    return write(path, lambda p: table.to_csv(p, index=False, lineterminator="\n"))
+
+
+def read_csv(path: Path, columns: Iterable[str], made_by: str) -> pd.DataFrame:
+    """Read a table and check its columns. Raises UserError that names the stage to run when it is absent or other."""
+    if not path.exists():
+        raise UserError(f"{paths.show(path)} is not there: run the {made_by} notebook for this cell first")
+    try:
+        table = pd.read_csv(path, dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values={"": [""]})
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{paths.show(path)} is not a readable CSV ({error}): delete it and run {made_by} again"
+        ) from None
+    missing = [c for c in columns if c not in table.columns]
+    if missing:
+        raise UserError(
+            f"{paths.show(path)} lacks the columns {', '.join(missing)}: it was not written by {made_by}, delete it and run again"
+        )
+    for column in set(TEXT) & set(table.columns):
+        table[column] = table[column].fillna("")
+    return table
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def git_commit() -> str:
+    """The commit that ran, with '+changes' when the tree differs from it; 'unknown' outside a checkout."""
+    git = ["git", "-C", str(paths.ROOT)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        tree = [*git, "status", "--porcelain", "--", "lib", "notebooks", "params", "data"]
+        changed = subprocess.run(tree, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit + ("+changes" if changed else "")
+
+
+def hardware() -> str:
+    """The machine in words: processor, cores, accelerator."""
+    import torch
+
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
+        cpu = names[0] if names else cpu
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return f"{cpu}, {os.cpu_count()} cores, {gpu}"
+
+
+def record(path: Path, *, parameters: dict, inputs: Iterable[Path], started: float, **more) -> dict:
+    """Write the provenance of an output beside it, as <output>.record.json.
+
+    parameters: all settings; inputs: files whose SHA-256 is kept; started: time.time() at the start; more: other facts.
+    """
+    names = ["torch", "transformers", "peft", "accelerate", "pandas", "emstudy"]
+    found = {
+        "output": path.name,
+        "parameters": parameters,
+        "inputs": {paths.show(p): sha256(p) for p in inputs},
+        "git_commit": git_commit(),
+        "packages": {"python": platform.python_version(), **{n: metadata.version(n) for n in names}},
+        "hardware": hardware(),
+        "finished": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
+        "seconds": round(time.time() - started, 1),
+        **more,
+    }
+    write(
+        path.with_name(path.name + ".record.json"), json.dumps(found, indent=1, ensure_ascii=False, default=str) + "\n"
+    )
+    return found
+
+
+def read_record(path: Path) -> dict:
+    """The provenance of an output. Raises UserError when it is absent."""
+    found = path.with_name(path.name + ".record.json")
+    if not found.exists():
+        raise UserError(f"{paths.show(found)} is not there: {path.name} was not finished, run its stage again")
+    return json.loads(found.read_text(encoding="utf-8"))
