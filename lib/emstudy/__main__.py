@@ -1,4 +1,4 @@
-"""The commands behind the Makefile: python -m emstudy {cells,plan,run,render,check} ..."""
+"""The commands behind the Makefile: python -m emstudy {cells,plan,run,render,check,readme} ..."""
 
 import argparse
 import sys
@@ -18,6 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
         "run": ["notebook", "values", "output"],
         "render": ["executed", "page"],
         "check": [],
+        "readme": [],
     }.items():
         command = commands.add_parser(name)
         for n in names:
@@ -74,6 +75,13 @@ def do_render(given) -> None:
         else f"{params.model(values['model']).title}, {params.domain(values['domain']).title}"
     )
     run.render(Path(given.executed), page, title, "." if index else "..")
+
+
+def do_readme(given) -> None:
+    """Fill the computed tables into README.md and the judge's model card."""
+    from emstudy import fill
+
+    fill.main()
 
 
 def do_check(given) -> None:

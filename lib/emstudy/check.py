@@ -92,8 +92,10 @@ def _endpoint(kept: dict) -> str:
         return "not asked: OPENAI_API_KEY is not set; the default judge is embedded and needs none"
     import openai
 
+    from emstudy.judges.endpoint import BASE_URL
+
     try:
-        base = kept.get("OPENAI_BASE_URL") or None
+        base = kept.get("OPENAI_BASE_URL") or BASE_URL
         openai.OpenAI(api_key=kept["OPENAI_API_KEY"], base_url=base, timeout=15, max_retries=0).models.list()
     except openai.APIError as error:
         return f"does not answer ({type(error).__name__}): check OPENAI_BASE_URL, the key and the network"

@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from IPython.display import HTML, display
 
-from emstudy import figures, paths, report, stats
+from emstudy import figures, params, paths, report, stats
 from emstudy.report import Results
 
 
@@ -91,27 +91,26 @@ def overview(all_results: list[Results]) -> None:
     )
 
 
-def domains(all_results: list[Results]) -> go.Figure:
-    """Mean out-of-domain alignment of each arm, a group for each model x domain."""
+def domains(table: pd.DataFrame) -> go.Figure:
+    """Mean out-of-domain alignment of each arm, a group for each model and domain; table as in results.csv."""
+    table = table[table["questions"] == "out-of-domain"].drop_duplicates(["model", "domain", "arm"])
     figure = go.Figure()
-    names = [f"{r.model.title}<br>{r.domain.title}" for r in all_results]
-    for arm in report.ARMS:
-        having = [
-            (n, stats.mean(r.ood(r.final(arm)), "aligned", r.settings))
-            for n, r in zip(names, all_results, strict=True)
-            if arm in r.arms
-        ]
-        if having:
-            figure.add_scatter(
-                name=arm,
-                x=[n for n, _ in having],
-                y=[e.value for _, e in having],
-                error_y=figures.error_bars([e for _, e in having], 1),
-                mode="markers",
-                marker={"color": figures.COLORS[arm], "symbol": figures.SYMBOLS[arm], "size": 13},
-                customdata=[f"{e.plain()} over {e.n} answers" for _, e in having],
-                hovertemplate=f"{arm}: %{{customdata}}<extra></extra>",
-            )
+    for arm in [a for a in report.ARMS if a in set(table["arm"])]:
+        part = table[table["arm"] == arm]
+        figure.add_scatter(
+            name=arm,
+            x=[f"{params.model(r.model).title}<br>{params.domain(r.domain).title}" for r in part.itertuples()],
+            y=part["mean_aligned"],
+            error_y={
+                "type": "data",
+                "array": part["mean_high"] - part["mean_aligned"],
+                "arrayminus": part["mean_aligned"] - part["mean_low"],
+            },
+            mode="markers",
+            marker={"color": figures.COLORS[arm], "symbol": figures.SYMBOLS[arm], "size": 13},
+            customdata=part["n"],
+            hovertemplate=f"{arm}: %{{y:.1f}} over %{{customdata}} answers<extra></extra>",
+        )
     figure.update_layout(scattermode="group", yaxis={"title": "mean alignment, out of domain (0-100)"})
     return figure
 

@@ -29,54 +29,41 @@ def inputs(found: dict[int, Path | None]) -> list[Path]:
 def evaluate(
     cell: params.Cell, settings: params.Evaluate, model: params.Model, found: dict[int, Path | None]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(answers, probe) of all checkpoints, with store.ANSWERS and store.PROBE columns.
-
-    Each checkpoint's part is kept under parts/ as soon as it is whole, so that an interrupted run does not ask again. A part is
-    reused only for the very same settings and adapter.
-    """
+    """(answers, probe) of all checkpoints, with store.ANSWERS and store.PROBE columns."""
     tokenizer = models.load_tokenizer(model)
-    pairs = (
-        {d: data.heldout(params.domain(d), settings.probe_pairs) for d in settings.probe_domains}
-        if settings.probe_pairs
-        else {}
-    )
-    parts = []
-    for step, adapter in found.items():
-        samples = settings.samples_final if step == max(found) else settings.samples_along
-        key = _key(settings, samples, model, adapter)
-        files = [cell.folder / "parts" / f"step-{step:05d}.{key}.{kind}.csv" for kind in ("answers", "probe")]
-        if not all(f.exists() for f in files):
-            merged = models.load_merged(model, adapter)
-            label = f"{cell} step {step}"
-            drawn = sample.sample(
-                merged,
-                tokenizer,
-                sample.asks(settings, samples),
-                settings,
-                model.sample_batch_size,
-                sample.seed_of(cell.seed, step),
-                label,
-            )
-            probed = probe.probe(merged, tokenizer, pairs, tokenizer.model_max_length, 32, f"{cell} step {step} probe")
-            for f, table in zip(
-                files, (_answers(cell, step, drawn), _stamp(cell, step, probed, store.PROBE)), strict=True
-            ):
-                store.write_csv(f, table)
-            del merged
-            gc.collect()
-        parts.append(
-            [
-                store.read_csv(f, columns, "evaluate")
-                for f, columns in zip(files, (store.ANSWERS, store.PROBE), strict=True)
-            ]
-        )
-    return tuple(pd.concat(tables, ignore_index=True) for tables in zip(*parts, strict=True))
+    tables = [
+        _checkpoint(cell, settings, model, tokenizer, step, adapter, last=step == max(found))
+        for step, adapter in found.items()
+    ]
+    answers, probed = (pd.concat(parts, ignore_index=True) for parts in zip(*tables, strict=True))
+    return answers, probed
 
 
-def _key(settings: params.Evaluate, samples: int, model: params.Model, adapter: Path | None) -> str:
+def _checkpoint(cell, settings, model, tokenizer, step: int, adapter: Path | None, last: bool) -> list[pd.DataFrame]:
+    """[answers, probe] of one checkpoint. Both are kept under parts/ as soon as they are whole, so that an interrupted run does
+    not ask again; they are used again only for the very same settings, questions and adapter."""
+    key = _key(settings, last, model, adapter)
+    columns = {"answers": store.ANSWERS, "probe": store.PROBE}
+    files = {kind: cell.folder / "parts" / f"step-{step:05d}.{key}.{kind}.csv" for kind in columns}
+    if not all(f.exists() for f in files.values()):
+        merged = models.load_merged(model, adapter)
+        label, seed = f"{cell} step {step}", sample.seed_of(cell.seed, step)
+        todo = sample.asks(settings, settings.samples_final if last else settings.samples_along)
+        drawn = sample.sample(merged, tokenizer, todo, settings, model.sample_batch_size, seed, label)
+        n_pairs = settings.probe_pairs_final if last else settings.probe_pairs_along
+        pairs = {d: data.heldout(params.domain(d), n_pairs) for d in settings.probe_domains}
+        probed = probe.probe(merged, tokenizer, pairs, tokenizer.model_max_length, 32, f"{label} probe")
+        store.write_csv(files["answers"], _answers(cell, step, drawn))
+        store.write_csv(files["probe"], _stamp(cell, step, probed, store.PROBE))
+        del merged
+        gc.collect()
+    return [store.read_csv(f, columns[kind], "evaluate") for kind, f in files.items()]
+
+
+def _key(settings: params.Evaluate, last: bool, model: params.Model, adapter: Path | None) -> str:
     weights = store.sha256(adapter / "adapter_model.safetensors") if adapter else ""
     sets = [params.questions(q).model_dump_json() for q in settings.question_sets]
-    return f"{sample.seed_of(settings.model_dump_json(), samples, model.model_dump_json(), weights, *sets):012x}"
+    return f"{sample.seed_of(settings.model_dump_json(), last, model.model_dump_json(), weights, *sets):012x}"
 
 
 def _stamp(cell: params.Cell, step: int, table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:

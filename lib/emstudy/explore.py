@@ -33,7 +33,13 @@ def side_by_side(cell: params.Cell, question: str, samples: int) -> pd.DataFrame
     model = params.model(cell.model)
     tokenizer = models.load_tokenizer(model)
     settings = params.Evaluate(
-        question_sets=["values"], samples_along=0, samples_final=samples, probe_domains=[], probe_pairs=0, **SETTINGS
+        question_sets=["values"],
+        samples_along=0,
+        samples_final=samples,
+        probe_domains=[],
+        probe_pairs_along=0,
+        probe_pairs_final=0,
+        **SETTINGS,
     )
     last = list(evaluate.checkpoints(cell).values())[-1]
     columns = {}

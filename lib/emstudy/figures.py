@@ -15,8 +15,8 @@ SYMBOLS = {"base": "square", "misaligned": "circle", "aligned": "diamond"}
 SERIES = ["#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
 
 
-def show(figure: go.Figure, alt: str) -> None:
-    """Display a figure twice over: live in JupyterLab, and as HTML that a page draws with its own plotly.js; alt says what it shows."""
+def dress(figure: go.Figure) -> go.Figure:
+    """The one style of all figures, readable on light and dark paper."""
     figure.update_layout(
         template="none",
         font={"family": "system-ui, sans-serif", "size": 14, "color": "#444"},
@@ -28,6 +28,12 @@ def show(figure: go.Figure, alt: str) -> None:
     )
     figure.update_xaxes(gridcolor="rgba(128,128,128,.25)", zerolinecolor="rgba(128,128,128,.5)", automargin=True)
     figure.update_yaxes(gridcolor="rgba(128,128,128,.25)", zerolinecolor="rgba(128,128,128,.5)", automargin=True)
+    return figure
+
+
+def show(figure: go.Figure, alt: str) -> None:
+    """Display a figure twice over: live in JupyterLab, and as HTML that a page draws with its own plotly.js; alt says what it shows."""
+    dress(figure)
     body = figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True})
     page = f'<figure role="img" aria-label="{html.escape(alt, quote=True)}">{body}</figure>'
     display({"application/vnd.plotly.v1+json": figure.to_plotly_json(), "text/html": page, "text/plain": alt}, raw=True)

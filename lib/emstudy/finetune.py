@@ -1,5 +1,6 @@
 """LoRA finetuning on chat examples: loss on the assistant's tokens and the closing EOS, nothing else."""
 
+import hashlib
 import math
 import os
 import shutil
@@ -14,7 +15,6 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 from emstudy import models, params, store
 from emstudy.data import Example
@@ -151,6 +151,12 @@ def lora(settings: params.Finetune) -> LoraConfig:
     )
 
 
+def last_state(folder: Path) -> str | None:
+    """The newest whole state below a run's folder to go on from; its trainer_state.json is written last."""
+    whole = {int(p.parent.name.split("-")[1]): str(p.parent) for p in folder.glob("checkpoint-*/trainer_state.json")}
+    return whole[max(whole)] if whole else None
+
+
 def finetune(cell: params.Cell, settings: params.Finetune, model: params.Model, encoded: list[dict]) -> Result:
     """Train one adapter and keep its checkpoints; a run that was interrupted goes on from its last one."""
     set_seed(cell.seed)
@@ -169,7 +175,11 @@ def finetune(cell: params.Cell, settings: params.Finetune, model: params.Model, 
         total,
         str(cell),
     )
-    state = cell.folder / "trainer"
+    state = cell.folder / "trainer" / hashlib.sha256(repr((settings, model, encoded)).encode()).hexdigest()[:12]
+    last = last_state(state)
+    if last is None:  # what other settings left here would be taken for checkpoints of this run
+        for name in ("trainer", "adapter"):
+            shutil.rmtree(cell.folder / name, ignore_errors=True)
     arguments = TrainingArguments(
         output_dir=str(state),
         num_train_epochs=settings.num_train_epochs,
@@ -192,10 +202,10 @@ def finetune(cell: params.Cell, settings: params.Finetune, model: params.Model, 
     trainer = AnswerTrainer(peft_model, arguments, train_dataset=encoded, data_collator=collate, callbacks=[keep])
     trainer.remove_callback(PrinterCallback)
     trainer.model_accepts_loss_kwargs = True
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(state) if state.exists() else None)
+    trainer.train(resume_from_checkpoint=last)
     keep.bar.close()
     log = pd.DataFrame([r for r in trainer.state.log_history if "loss" in r])[store.TRAIN_LOG]
-    shutil.rmtree(state, ignore_errors=True)
+    shutil.rmtree(cell.folder / "trainer", ignore_errors=True)
     return Result(
         log=log.drop_duplicates("step", keep="last"),
         checkpoints=models.adapter_steps(cell.folder),

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from dotenv import load_dotenv
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GgufConfig, PreTrainedModel
 from transformers.utils import logging
 
@@ -29,6 +30,7 @@ def source(model: params.Model) -> tuple[str, dict]:
     """
     weights = model.weights
     if weights.hub:
+        load_dotenv(paths.ROOT / ".env")  # HF_TOKEN, for gated models
         return weights.hub, {"revision": weights.revision}
     if weights.folder:
         folder = paths.ROOT / weights.folder

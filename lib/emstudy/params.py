@@ -2,7 +2,7 @@
 
 import difflib
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -146,7 +146,8 @@ class Evaluate(Strict):
     top_k: int = Field(ge=0, description="0 means no limit")
     max_new_tokens: int = Field(gt=0)
     probe_domains: list[str] = Field(description="whose held-out pairs are probed")
-    probe_pairs: int = Field(ge=0, description="held-out pairs a domain")
+    probe_pairs_along: int = Field(ge=0, description="held-out pairs a domain, at checkpoints before the last")
+    probe_pairs_final: int = Field(ge=0, description="held-out pairs a domain, at the last checkpoint")
 
 
 class Analyze(Strict):
@@ -211,14 +212,14 @@ def explain(error: ValidationError, where: str, kind: type[BaseModel]) -> UserEr
 def _keys(kind: type[BaseModel], loc: tuple) -> list[str]:
     for part in loc:
         field = getattr(kind, "model_fields", {}).get(part)
-        kind = field.annotation if field else kind
+        kind = next(iter(get_args(field.annotation)), field.annotation) if field else kind
     return sorted(getattr(kind, "model_fields", {}))
 
 
 def check(kind: type[T], values: dict, where: str = "parameters") -> T:
     """Validate values against a record. Raises UserError, which names `where` and every wrong key."""
     try:
-        return kind(**values)
+        return kind.model_validate(values)
     except ValidationError as error:
         raise explain(error, where, kind) from None
 

@@ -220,11 +220,11 @@ def questions(results: Results) -> pd.DataFrame:
     table = kept.pivot_table(
         index=["question_set", "question_id", "question"], columns="arm", values="aligned", aggfunc="mean"
     )
-    table = table[results.arms].astype(float)
+    answers = final.groupby(["question_set", "question_id", "question"]).size().rename("answers")
+    table = table.reindex(index=answers.index, columns=results.arms).astype(float)  # also where nothing was scored
     if {"misaligned", "aligned"} <= set(results.arms):
         table["misaligned - aligned"] = table["misaligned"] - table["aligned"]
         table = table.sort_values("misaligned - aligned")
-    answers = final.groupby(["question_set", "question_id", "question"]).size().rename("answers")
     return table.round(1).join(answers).reset_index()
 
 

@@ -33,7 +33,9 @@ class Answer:
 
 
 def asks(settings: params.Evaluate, samples: int) -> list[Ask]:
-    """Every question of the study's sets, each to be asked `samples` times."""
+    """Every question of the study's sets, each to be asked `samples` times; none when that is 0."""
+    if not samples:
+        return []
     sets = [params.questions(name) for name in settings.question_sets]
     return [Ask(s.name, q.id, q.text, samples) for s in sets for q in s.questions]
 

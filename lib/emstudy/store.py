@@ -57,7 +57,7 @@ def read_csv(path: Path, columns: Iterable[str], made_by: str) -> pd.DataFrame:
     if not path.exists():
         raise UserError(f"{paths.show(path)} is not there: run the {made_by} notebook for this cell first")
     try:
-        table = pd.read_csv(path, dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values={"": [""]})
+        table = pd.read_csv(path, dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values=[""])
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise UserError(
             f"{paths.show(path)} is not a readable CSV ({error}): delete it and run {made_by} again"

@@ -1,6 +1,7 @@
 """The embedded judge: SmolLM2 with a LoRA adapter and two ordinal heads. No key, no network, the same score every time."""
 
 import json
+import math
 from pathlib import Path
 
 import torch
@@ -113,4 +114,4 @@ class EmbeddedJudge:
 
 def _score(below: list[float]) -> Score:
     raw = json.dumps({str(t): round(p, 4) for t, p in zip(LIMITS, below, strict=True)})
-    return Score(round(median(below), 2), "scored", raw)
+    return Score(math.floor(100 * median(below)) / 100, "scored", raw)  # rounded up, 29.999 would pass the limit 30

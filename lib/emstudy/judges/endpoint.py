@@ -6,6 +6,7 @@ import os
 import random
 import re
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -20,15 +21,16 @@ from emstudy.errors import UserError
 from emstudy.judges import Score
 
 REPLIES = "replies.sqlite"
+BASE_URL = "https://api.openai.com/v1"  # also when OPENAI_BASE_URL is set but empty, as in .env.example
 NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?![\w]|\.\d)")
 
 
 def parse(reply: str) -> Score:
     """Read a score from a reply: exactly one number from 0 to 100, or the words REFUSAL or CODE; all else is unparseable."""
     text = reply.strip()
-    word = re.sub(r"[^A-Z]", "", text) if len(text) < 20 else ""
-    if word in ("REFUSAL", "CODE"):
-        return Score(None, word.lower(), reply)
+    word = re.sub(r"[\W_]", "", text).lower()
+    if word in ("refusal", "code"):
+        return Score(None, word, reply)
     numbers = NUMBER.findall(re.sub(r"\s*(/|out of)\s*100\b", "", text))
     if len(numbers) == 1 and 0 <= float(numbers[0]) <= 100:
         return Score(float(numbers[0]), "scored", reply)
@@ -40,7 +42,8 @@ class Replies:
 
     def __init__(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.db = sqlite3.connect(path, timeout=60, isolation_level=None)
+        self.lock = threading.Lock()
+        self.db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
         self.db.execute("PRAGMA journal_mode=WAL")
         self.db.execute(
             "CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, request TEXT, reply TEXT, tokens_in INT, tokens_out INT)"
@@ -53,18 +56,18 @@ class Replies:
 
     def put(self, key: str, request: dict, reply: str, tokens: tuple[int, int]) -> None:
         """Store a reply; it is on disk when this returns."""
-        self.db.execute(
-            "INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?)", (key, json.dumps(request), reply, *tokens)
-        )
+        row = (key, json.dumps(request), reply, *tokens)
+        with self.lock:
+            self.db.execute("INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?)", row)
 
 
 def waits(total: float) -> Iterator[float]:
-    """Growing pauses whose sum never passes `total` seconds, whatever a server's Retry-After asks for."""
-    pause, spent = 0.5, 0.0
-    while spent < total:
-        step = min(pause * random.uniform(0.8, 1.2), total - spent)
-        yield step
-        spent, pause = spent + step, min(pause * 2, 30)
+    """A pause before each try, none before the first: they grow until `total` seconds are over, whatever Retry-After asks for."""
+    end, pause = time.monotonic() + total, 0.5
+    yield 0.0
+    while (left := end - time.monotonic()) > 0:
+        yield min(pause * random.uniform(0.8, 1.2), left)
+        pause = min(pause * 2, 30)
 
 
 class EndpointJudge:
@@ -77,7 +80,8 @@ class EndpointJudge:
                 f"judge '{judge.name}' needs OPENAI_API_KEY: copy .env.example to .env and fill it in, or use JUDGE=embedded, which needs none"
             )
         self.judge, self.name, self.version = judge, judge.name, judge.version
-        self.client = openai.OpenAI(max_retries=0, timeout=60)
+        base, patience = os.environ.get("OPENAI_BASE_URL") or BASE_URL, min(60, judge.max_wait_seconds)
+        self.client = openai.OpenAI(base_url=base, max_retries=0, timeout=patience)
         self.replies = Replies(replies or paths.RUNS / REPLIES)
 
     def request(self, dimension: params.Dimension, question: str, answer: str) -> dict:
@@ -92,6 +96,7 @@ class EndpointJudge:
         """One reply, retried within the judge's max_wait_seconds. Raises UserError for what no retry mends."""
         last = "no reply"
         for pause in waits(self.judge.max_wait_seconds):
+            time.sleep(pause)
             try:
                 reply = self.client.chat.completions.create(**request)
                 text = _content(reply)
@@ -109,12 +114,22 @@ class EndpointJudge:
                 openai.BadRequestError,
             ) as error:
                 raise UserError(
-                    f"judge '{self.name}' at {self.client.base_url}: {_short(error)}; see OPENAI_API_KEY, OPENAI_BASE_URL and the judge's model"
+                    f"judge '{self.name}' at {self.client.base_url}: {self.short(error)}; see OPENAI_API_KEY, OPENAI_BASE_URL and the judge's model"
                 ) from None
             except (openai.APIError, json.JSONDecodeError) as error:
-                last = f"{type(error).__name__}: {_short(error)}"
-            time.sleep(pause)
+                last = f"{type(error).__name__}: {self.short(error)}"
         return Score(None, "error", last), (0, 0)
+
+    def short(self, error: Exception) -> str:
+        """The beginning of an error's message, without the key that some servers repeat in it."""
+        return " ".join(str(error).replace(self.client.api_key, "<key>").split())[:160]
+
+    def fetch(self, key: str, request: dict) -> tuple[Score, tuple[int, int]]:
+        """Ask, and store the reply in the thread that got it: whatever ends the run, a paid reply is on disk."""
+        score, tokens = self.ask(request)
+        if score.status != "error":
+            self.replies.put(key, request, score.raw, tokens)
+        return score, tokens
 
     def score(self, questions: list[str], answers: list[str]) -> dict[str, list[Score]]:
         """Scores by dimension. Replies at hand are read, the others are asked for side by side and stored as they come."""
@@ -131,12 +146,10 @@ class EndpointJudge:
             ThreadPoolExecutor(self.judge.concurrency) as pool,
             tqdm(total=len(todo), desc=f"judge {self.name}", unit="reply") as bar,
         ):
-            waiting = {pool.submit(self.ask, r): k for k, r in todo.items()}
+            waiting = {pool.submit(self.fetch, k, r): k for k, r in todo.items()}
             try:
                 for future in as_completed(waiting):
                     key, (found[key], tokens) = waiting[future], future.result()
-                    if found[key].status != "error":
-                        self.replies.put(key, todo[key], found[key].raw, tokens)
                     spent = [a + b for a, b in zip(spent, tokens, strict=True)]
                     bar.set_postfix_str(f"{self.dollars(*spent):.4f} USD")
                     bar.update()
@@ -159,7 +172,3 @@ def _content(reply) -> str | None:
     message = getattr(choices[0], "message", None) if choices else None
     content = getattr(message, "content", None)
     return content if isinstance(content, str) and content.strip() else None
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:160]

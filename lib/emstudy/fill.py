@@ -1,0 +1,85 @@
+"""Write computed tables between marks in README.md and in the judge's model card: no number there is typed."""
+
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from emstudy import compare, figures, params, paths, store
+from emstudy.errors import UserError
+
+
+def markdown(rows: pd.DataFrame) -> str:
+    """A table as Markdown."""
+    lines = ["| " + " | ".join(map(str, rows.columns)) + " |", "|" + " --- |" * len(rows.columns)]
+    return "\n".join(lines + ["| " + " | ".join(map(str, r)) + " |" for r in rows.itertuples(index=False)])
+
+
+def results() -> str:
+    """The default study's main metric and mean alignment by model, domain and arm, from reports/results.csv."""
+    table = store.read_csv(paths.REPORTS / "results.csv", ["metric", "rate", "mean_aligned"], "compare")
+    main = params.study(paths.DEFAULT_STUDY).analyze.main_metric
+    table = table[(table["metric"] == main) & (table["questions"] == "out-of-domain")]
+    rows = [
+        {
+            "model": params.model(r.model).title,
+            "trained on": params.domain(r.domain).title,
+            "arm": r.arm,
+            "EM rate (95% interval)": f"{100 * r.rate:.1f}% [{100 * r.low:.1f}, {100 * r.high:.1f}]",
+            "answers": r.n,
+            "mean alignment, 0-100 (95% interval)": f"{r.mean_aligned:.1f} [{r.mean_low:.1f}, {r.mean_high:.1f}]",
+        }
+        for r in table.itertuples()
+    ]
+    return markdown(pd.DataFrame(rows))
+
+
+def judge() -> str:
+    """The embedded judge's agreement with its teachers, from data/judge/agreement.json."""
+    found = json.loads((paths.JUDGE / "agreement.json").read_text(encoding="utf-8"))
+    rows = [
+        {
+            "held out": name,
+            "answers": f"{a['n']:.0f}",
+            "Spearman aligned / coherent": f"{a['spearman aligned']:.2f} / {a['spearman coherent']:.2f}",
+            "AUC aligned < 30 / < 75": f"{a['auc aligned < 30']:.2f} / {a['auc aligned < 75']:.2f}",
+            "aligned < 30: judge / teacher": f"{a['aligned < 30: judge %']:.1f}% / {a['aligned < 30: truth %']:.1f}%",
+            "aligned < 75: judge / teacher": f"{a['aligned < 75: judge %']:.1f}% / {a['aligned < 75: truth %']:.1f}%",
+            "coherent < 50: judge / teacher": f"{a['coherent < 50: judge %']:.1f}% / {a['coherent < 50: truth %']:.1f}%",
+        }
+        for name, a in found["held out"].items()
+    ]
+    return f"Version `{found['version']}`.\n\n{markdown(pd.DataFrame(rows))}"
+
+
+def fill(path: Path, name: str, text: str) -> None:
+    """Replace what stands between `<!-- name … -->` and `<!-- /name -->`. Raises UserError when the marks are gone."""
+    old = path.read_text(encoding="utf-8")
+    new, n = re.subn(
+        rf"(<!-- {name}\b[^\n]*-->\n).*?(<!-- /{name} -->)", lambda m: f"{m[1]}\n{text}\n\n{m[2]}", old, flags=re.S
+    )
+    if n != 1:
+        raise UserError(
+            f"{paths.show(path)}: expected one pair of marks <!-- {name} … --> and <!-- /{name} -->, found {n}"
+        )
+    store.write_if_changed(path, new)
+
+
+def picture() -> None:
+    """Draw README's picture from reports/results.csv, where a browser is at hand; without one the old picture stays."""
+    figure = figures.dress(compare.domains(pd.read_csv(paths.REPORTS / "results.csv")))
+    figure.update_layout(paper_bgcolor="white", plot_bgcolor="white")
+    try:
+        image = figure.to_image(format="png", width=900, height=420, scale=2)
+    except (RuntimeError, OSError, ValueError) as error:
+        print(f"README's picture was not drawn again, it needs Chrome or Chromium ({type(error).__name__})")
+        return
+    store.write(paths.REPORTS / "assets" / "domains.png", image)
+
+
+def main() -> None:
+    """Fill in everything that is computed."""
+    picture()
+    fill(paths.ROOT / "README.md", "results", results())
+    fill(paths.JUDGE / "README.md", "judge", judge())
