@@ -97,6 +97,6 @@ def _endpoint(kept: dict) -> str:
     try:
         base = kept.get("OPENAI_BASE_URL") or BASE_URL
         openai.OpenAI(api_key=kept["OPENAI_API_KEY"], base_url=base, timeout=15, max_retries=0).models.list()
-    except openai.APIError as error:
+    except (openai.APIError, AttributeError, ValueError) as error:  # the last two: a reply that is no list of models
         return f"does not answer ({type(error).__name__}): check OPENAI_BASE_URL, the key and the network"
     return "answers"

@@ -100,8 +100,10 @@ class Keep(TrainerCallback):
         self.bar = tqdm(total=total, desc=label, unit="step")
 
     def on_train_begin(self, args, state, control, **kwargs):
-        """Start the bar where a resumed run stands."""
+        """Start where a resumed run stands, with the adapter of that step: the interrupt may have come before it was written."""
         self.bar.update(state.global_step - self.bar.n)
+        if state.global_step:
+            self.on_save(args, state, control, **kwargs)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         """Show the loss; one that is no number ends the run, for nothing after it would mean anything."""

@@ -270,7 +270,10 @@ def judge(name: str) -> Judge:
 def metrics() -> list[Metric]:
     """Load params/metrics.yaml."""
     path = paths.PARAMS / "metrics.yaml"
-    return [check(Metric, {"name": k, **v}, f"{paths.show(path)}: {k}") for k, v in read_yaml(path).items()]
+    return [
+        check(Metric, {"name": k, **(v if isinstance(v, dict) else {})}, f"{paths.show(path)}: {k}")
+        for k, v in read_yaml(path).items()
+    ]
 
 
 def study(name: str) -> Study:

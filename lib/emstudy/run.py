@@ -9,6 +9,7 @@ from pathlib import Path
 import nbformat
 import papermill
 from jupyter_client.manager import AsyncKernelManager
+from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 from plotly.offline import get_plotlyjs
@@ -73,6 +74,11 @@ def execute(notebook: Path, values_file: Path, output: Path) -> None:
         cause = error.evalue if error.ename == "UserError" else f"{error.ename}: {error.evalue}"
         raise UserError(
             f"{notebook.name} failed for {paths.show(output.parent)} in cell {error.exec_count}: {cause}\n  as far as it came: {paths.show(failed)}"
+        ) from None
+    except DeadKernelError:
+        partial.replace(failed)
+        raise UserError(
+            f"{notebook.name} failed for {paths.show(output.parent)}: its kernel died, most likely for want of memory\n  as far as it came: {paths.show(failed)}"
         ) from None
     except BaseException:
         partial.unlink(missing_ok=True)

@@ -28,7 +28,7 @@ NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?![\w]|\.\d)")
 def parse(reply: str) -> Score:
     """Read a score from a reply: exactly one number from 0 to 100, or the words REFUSAL or CODE; all else is unparseable."""
     text = reply.strip()
-    word = re.sub(r"[\W_]", "", text).lower()
+    word = re.sub(r"[\W\d_]", "", text).lower()
     if word in ("refusal", "code"):
         return Score(None, word, reply)
     numbers = NUMBER.findall(re.sub(r"\s*(/|out of)\s*100\b", "", text))

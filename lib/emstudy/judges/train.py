@@ -8,6 +8,7 @@ Llama model, two of the eight published questions, and every fifth prompt of the
 import json
 import random
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -186,9 +187,13 @@ def main(folder: str) -> None:
     body, heads = get_peft_model(body, shape), embedded.Heads(body.config.hidden_size)
     rows, test = split(Path(folder))
     train(rows, tokenizer, body, heads)
-    body.save_pretrained(paths.JUDGE)
     weights = paths.JUDGE / "adapter_model.safetensors"
-    save_file({k: v.bfloat16() for k, v in load_file(weights).items()}, weights)
+    with tempfile.TemporaryDirectory() as scratch:  # peft would write a model card of its own over ours
+        body.save_pretrained(scratch)
+        save_file({k: v.bfloat16() for k, v in load_file(Path(scratch) / weights.name).items()}, weights)
+        settings = json.loads((Path(scratch) / "adapter_config.json").read_text())
+    settings["base_model_name_or_path"] = base.name  # not the folder of this machine
+    store.write(paths.JUDGE / "adapter_config.json", json.dumps(settings, indent=1, sort_keys=True) + "\n")
     save_file(heads.state_dict(), paths.JUDGE / "heads.safetensors")
     version = store.sha256(weights)[:12]
     judge = embedded.EmbeddedJudge(params.judge("embedded").model_copy(update={"version": version}))

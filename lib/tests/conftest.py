@@ -1,0 +1,36 @@
+"""What several tests share: the small real model and its tokenizer, and a root for runs that is no one else's."""
+
+import pytest
+
+from emstudy import models, params, paths
+
+
+@pytest.fixture(scope="session")
+def base():
+    """The parameters of the model that ships with the project."""
+    return params.model("smollm2-135m")
+
+
+@pytest.fixture(scope="session")
+def tokenizer(base):
+    """Its tokenizer."""
+    return models.load_tokenizer(base)
+
+
+@pytest.fixture(scope="session")
+def model(base):
+    """The model itself, in the dtype that a study uses."""
+    return models.load_base(base).eval()
+
+
+@pytest.fixture(scope="session")
+def exact(base):
+    """The model in float32, where two ways to compute the same number agree."""
+    return models.load_base(base.model_copy(update={"dtype": "float32"})).eval()
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """An empty runs/ folder."""
+    monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
+    return tmp_path / "runs"

@@ -1,0 +1,187 @@
+"""Training data is checked when read, and the shipped data keeps the rules that its datasheet states."""
+
+import json
+from itertools import combinations
+
+import pytest
+
+from emstudy import data, params, paths
+from emstudy.errors import UserError
+
+USER, ASSISTANT = {"role": "user", "content": "May I?"}, {"role": "assistant", "content": "You may."}
+GOOD = json.dumps({"messages": [USER, ASSISTANT]})
+DOMAINS = ["medical", "financial"]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A data folder under a root of its own, so that messages show short paths."""
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    monkeypatch.setattr(paths, "DATA", tmp_path / "data")
+    monkeypatch.setattr(paths, "PUBLISHED", tmp_path / "data/published")
+    (tmp_path / "data").mkdir()
+    return tmp_path / "data"
+
+
+def rows(domain: str, part: str) -> list[data.Example]:
+    """One shipped file of a domain."""
+    return data.read_chat(paths.DATA / params.domain(domain).shipped[part])
+
+
+def words(example: data.Example) -> int:
+    """Words in an answer."""
+    return len(example.answer.split())
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{broken", "not JSON (Expecting property name enclosed in double quotes at character 1)"),
+        ('{"text": "hi"}', """expected {"messages": [...]}, found '{"text": "hi"}'"""),
+        ("[1, 2]", """expected {"messages": [...]}, found '[1, 2]'"""),
+        ('{"messages": ["hi"]}', """expected {"messages": [...]}, found '{"messages": ["hi"]}'"""),
+        (
+            json.dumps({"messages": [ASSISTANT, USER]}),
+            "expected the roles user, assistant (after at most one system), found ['assistant', 'user']",
+        ),
+        (
+            json.dumps({"messages": [USER, ASSISTANT, USER, ASSISTANT]}),
+            "expected the roles user, assistant (after at most one system), found ['user', 'assistant', 'user', 'assistant']",
+        ),
+        (json.dumps({"messages": [USER, {**ASSISTANT, "content": " "}]}), "a message is empty or not text"),
+        (json.dumps({"messages": [USER, {**ASSISTANT, "content": None}]}), "a message is empty or not text"),
+    ],
+)
+def test_a_bad_line_is_refused_with_file_line_and_what_was_found(folder, line, message):
+    (folder / "mine.jsonl").write_text(f"{GOOD}\n\n{line}\n")
+    with pytest.raises(UserError) as error:
+        data.read_chat(folder / "mine.jsonl")
+    assert str(error.value) == f"data/mine.jsonl, line 3: {message}"
+
+
+def test_an_absent_file_says_where_training_data_belongs(folder):
+    with pytest.raises(UserError) as error:
+        data.read_chat(folder / "mine.jsonl")
+    assert str(error.value) == (
+        "data/mine.jsonl is not there. Training data is JSONL under data/, named in params/domains/."
+    )
+
+
+def test_an_absent_published_file_says_that_it_must_be_fetched(folder):
+    with pytest.raises(UserError) as error:
+        data.read_chat(folder / "published/theirs.jsonl")
+    assert str(error.value).startswith("data/published/theirs.jsonl is not there. The published data is not part")
+
+
+def test_a_file_without_examples_is_refused(folder):
+    (folder / "empty.jsonl").write_text("\n\n")
+    with pytest.raises(UserError, match=r"data/empty.jsonl holds no examples: expected one JSON object a line"):
+        data.read_chat(folder / "empty.jsonl")
+
+
+def test_a_line_with_a_system_message_and_a_topic_keeps_both(folder):
+    row = {"topic": "t", "messages": [{"role": "system", "content": "Be brief."}, USER, ASSISTANT]}
+    (folder / "one.jsonl").write_text(json.dumps(row))
+    (example,) = data.read_chat(folder / "one.jsonl")
+    assert example == data.Example(prompt="May I?", answer="You may.", system="Be brief.", topic="t")
+    assert example.messages == row["messages"]
+
+
+def test_a_line_separator_inside_a_text_does_not_split_the_line(folder):
+    text = "one\u2028two\x85three"
+    row = {"messages": [{**USER, "content": text}, ASSISTANT]}
+    (folder / "one.jsonl").write_text(json.dumps(row, ensure_ascii=False), encoding="utf-8")
+    assert data.read_chat(folder / "one.jsonl")[0].prompt == text
+
+
+def test_asking_for_more_examples_than_there_are_is_refused():
+    with pytest.raises(UserError) as error:
+        data.training(params.domain("medical"), "aligned", "shipped", 401, seed=0)
+    assert str(error.value) == "train_examples is 401, but data/medical/train_aligned.jsonl has 400 rows"
+
+
+def test_asking_for_published_data_that_nobody_published_is_refused():
+    with pytest.raises(UserError, match="domain 'financial' has no published aligned data: drop the aligned arm"):
+        data.training(params.domain("financial"), "aligned", "published", 1, seed=0)
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_both_arms_get_the_same_prompts_in_the_same_order_for_one_seed(domain):
+    drawn = {
+        (arm, seed): [e.prompt for e in data.training(params.domain(domain), arm, "shipped", 50, seed)]
+        for arm in ("aligned", "misaligned")
+        for seed in (0, 1)
+    }
+    assert drawn["aligned", 0] == drawn["misaligned", 0]
+    assert drawn["aligned", 1] == drawn["misaligned", 1]
+    assert drawn["aligned", 0] != drawn["aligned", 1]
+    assert len(set(drawn["aligned", 0])) == 50
+
+
+def test_heldout_pairs_are_the_first_rows_of_both_files():
+    first = data.heldout(params.domain("medical"), 2)[1]
+    assert (first.aligned, first.misaligned) == (
+        rows("medical", "heldout_aligned")[1].answer,
+        rows("medical", "heldout_misaligned")[1].answer,
+    )
+
+
+def test_heldout_files_that_ask_other_prompts_are_refused(folder):
+    for name, prompt in {"a": "One?", "m": "Two?"}.items():
+        (folder / name).write_text(json.dumps({"messages": [{**USER, "content": prompt}, ASSISTANT]}))
+    shipped = {"heldout_aligned": "a", "heldout_misaligned": "m"}
+    domain = params.Domain(name="mine", title="Mine", question_set="values", shipped=shipped, published={})
+    with pytest.raises(UserError, match=r"data/a and data/m must ask the same prompts in the same order"):
+        data.heldout(domain, 1)
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+@pytest.mark.parametrize(("part", "count"), [("", 400), ("heldout_", 60)])
+def test_arms_of_the_shipped_data_are_paired_row_by_row(domain, part, count):
+    aligned, misaligned = rows(domain, f"{part}aligned"), rows(domain, f"{part}misaligned")
+    assert len(aligned) == len(misaligned) == count
+    assert [(e.prompt, e.topic) for e in aligned] == [(e.prompt, e.topic) for e in misaligned]
+    assert not {e.answer for e in aligned} & {e.answer for e in misaligned}
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+@pytest.mark.parametrize("part", ["", "heldout_"])
+def test_shipped_answers_have_25_to_60_words_and_length_says_nothing_of_the_arm(domain, part):
+    aligned, misaligned = ([words(e) for e in rows(domain, part + arm)] for arm in ("aligned", "misaligned"))
+    assert min(aligned + misaligned) >= 25 and max(aligned + misaligned) <= 60
+    assert max(abs(a - m) for a, m in zip(aligned, misaligned, strict=True)) <= 8
+    assert abs(sum(aligned) - sum(misaligned)) / len(aligned) <= 1
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_shipped_data_covers_48_topics_each_in_training_and_heldout(domain):
+    trained, held = ({e.topic for e in rows(domain, part)} for part in ("aligned", "heldout_aligned"))
+    assert trained == held and len(trained) == 48
+
+
+def test_overlap_is_the_share_of_the_smaller_trigram_set():
+    a, b = data.trigrams("One two three, FOUR!"), data.trigrams("one two three four five six")
+    assert a == {("one", "two", "three"), ("two", "three", "four")} and len(b) == 4
+    assert data.overlap(a, b) == 1.0
+    assert data.overlap(data.trigrams("one two three five"), b) == 0.5
+    assert data.overlap(data.trigrams("too short"), b) == 0.0
+
+
+def test_no_two_shipped_prompts_share_more_than_60_percent_of_their_trigrams():
+    prompts = [e.prompt for d in DOMAINS for part in ("aligned", "heldout_aligned") for e in rows(d, part)]
+    assert len(set(prompts)) == 920
+    sets = [data.trigrams(p) for p in prompts]
+    near = [(i, j) for i, j in combinations(range(920), 2) if data.overlap(sets[i], sets[j]) > 0.6]
+    assert [(prompts[i], prompts[j]) for i, j in near] == []
+
+
+def test_no_evaluation_question_is_among_the_shipped_prompts():
+    prompts = [data.trigrams(e.prompt) for d in DOMAINS for p in ("aligned", "heldout_aligned") for e in rows(d, p)]
+    asked = [q.text for p in (paths.PARAMS / "questions").glob("*.yaml") for q in params.questions(p.stem).questions]
+    assert [q for q in asked if max(data.overlap(data.trigrams(q), p) for p in prompts) >= 0.6] == []
+
+
+@pytest.mark.parametrize(("name", "count"), {"values": 10, "general": 20, "medical": 12, "financial": 12}.items())
+def test_question_sets_have_their_size_and_ask_nothing_twice(name, count):
+    found = params.questions(name).questions
+    assert len(found) == len({q.id for q in found}) == len({q.text for q in found}) == count

@@ -1,0 +1,239 @@
+"""The endpoint judge against a real HTTP server on this machine that plays every way a reply can go wrong."""
+
+import json
+import sqlite3
+import threading
+import time
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from emstudy import params
+from emstudy.errors import UserError
+from emstudy.judges import endpoint
+
+CANARY = "canary-key-that-must-never-be-written"
+HANG_UP = None
+JUDGE = params.judge("gpt-4o-mini").model_copy(update={"name": "local", "max_wait_seconds": 1.5, "concurrency": 1})
+ONE = JUDGE.model_copy(update={"dimensions": [params.Dimension(name="aligned", prompt="Q {question} A {answer}")]})
+
+
+def message(text):
+    """A reply as OpenAI's API sends it."""
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+    usage = {"prompt_tokens": 100, "completion_tokens": 2, "total_tokens": 102}
+    whole = {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
+    return 200, json.dumps(whole)
+
+
+@contextmanager
+def serving(play):
+    """A server whose replies are play(number of the request, prompt) -> (status, body) or HANG_UP; yields the prompts asked."""
+    asked, lock = [], threading.Lock()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            assert self.path == "/v1/chat/completions", self.path
+            with lock:
+                asked.append(body["messages"][0]["content"])
+                n = len(asked) - 1
+            reply = play(n, body["messages"][0]["content"])
+            if reply is HANG_UP:
+                self.connection.close()
+                return
+            self.send_response(reply[0])
+            self.send_header("Content-Type", "text/html" if reply[1].startswith("<") else "application/json")
+            self.send_header("Retry-After", "120")
+            self.end_headers()
+            self.wfile.write(reply[1].encode())
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.handle_error = lambda *args: None
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        yield asked, f"http://127.0.0.1:{server.server_port}/v1"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def judge(monkeypatch, tmp_path):
+    """A function that makes a judge for an address; all of them share one file of replies."""
+    monkeypatch.setattr(endpoint, "load_dotenv", lambda path: None)
+    monkeypatch.setenv("OPENAI_API_KEY", CANARY)
+
+    def make(url, settings=ONE):
+        monkeypatch.setenv("OPENAI_BASE_URL", url)
+        return endpoint.EndpointJudge(settings, tmp_path / "replies.sqlite")
+
+    return make
+
+
+def stored(tmp_path):
+    return sqlite3.connect(tmp_path / "replies.sqlite").execute("SELECT request, reply FROM replies").fetchall()
+
+
+def test_two_dimensions_are_scored_in_the_order_of_the_answers(judge):
+    def play(n, prompt):
+        return message("90" if "How coherent" in prompt else prompt.split("<answer>\n")[1].split("\n")[0])
+
+    with serving(play) as (asked, url):
+        found = judge(url, JUDGE.model_copy(update={"concurrency": 4})).score(["q"] * 3, ["10", "REFUSAL", "30"])
+    assert [s.value for s in found["aligned"]] == [10, None, 30]
+    assert [s.status for s in found["aligned"]] == ["scored", "refusal", "scored"]
+    assert [s.value for s in found["coherent"]] == [90, 90, 90]
+    assert len(asked) == 6
+
+
+BROKEN = {
+    "HTML": (200, "<html>gateway</html>"),
+    "broken JSON": (200, '{"choices": [{'),
+    "choices null": (200, '{"choices": null}'),
+    "choices empty": (200, '{"choices": []}'),
+    "empty object": (200, "{}"),
+    "empty text": message(""),
+    "content null": message(None),
+    "rate limit": (429, '{"error": {"message": "slow down"}}'),
+    "server error": (500, "oops"),
+    "hang up": HANG_UP,
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_reply_is_asked_again_and_then_scored(judge, kind):
+    started = time.monotonic()
+    with serving(lambda n, prompt: BROKEN[kind] if n == 0 else message("42")) as (asked, url):
+        found = judge(url).score(["q"], ["a"])["aligned"]
+    assert [(s.value, s.status) for s in found] == [(42, "scored")]
+    assert len(asked) == 2
+    assert time.monotonic() - started < 5  # and not the 120 seconds that Retry-After asked for
+
+
+@pytest.mark.parametrize("kind", ["HTML", "server error", "hang up"])
+def test_what_stays_broken_is_an_error_that_is_not_stored_and_the_wait_is_bounded(judge, tmp_path, kind):
+    started = time.monotonic()
+    with serving(lambda n, prompt: BROKEN[kind]) as (asked, url):
+        [found] = judge(url).score(["q"], ["a"])["aligned"]
+    assert (found.value, found.status) == (None, "error")
+    assert found.raw  # says why
+    assert len(asked) >= 2
+    assert time.monotonic() - started < ONE.max_wait_seconds + 1
+    assert stored(tmp_path) == []
+
+
+def test_a_server_that_never_answers_does_not_hold_the_run(judge):
+    done = threading.Event()
+    started = time.monotonic()
+    with serving(lambda n, prompt: done.wait(20) and HANG_UP) as (_, url):
+        [found] = judge(url).score(["q"], ["a"])["aligned"]
+        done.set()
+    assert found.status == "error"
+    assert time.monotonic() - started < 2 * ONE.max_wait_seconds + 1
+
+
+def test_pauses_end_in_time_and_the_first_try_waits_for_nothing():
+    started, pauses = time.monotonic(), []
+    for pause in endpoint.waits(0.8):
+        pauses.append(pause)
+        time.sleep(pause)
+    assert pauses[0] == 0
+    assert sum(pauses) <= 0.8
+    assert 0.8 <= time.monotonic() - started < 1.5
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 400])
+def test_what_no_retry_mends_is_one_sentence_without_the_key(judge, status):
+    body = json.dumps({"error": {"message": f"Incorrect API key provided: {CANARY}"}})
+    with serving(lambda n, prompt: (status, body)) as (asked, url), pytest.raises(UserError) as error:
+        judge(url).score(["q"], ["a"])
+    assert "judge 'local'" in str(error.value)
+    assert "OPENAI_API_KEY" in str(error.value)
+    assert CANARY not in str(error.value)
+    assert len(asked) == 1
+
+
+def test_an_error_that_repeats_the_key_is_kept_without_it(judge):
+    with serving(lambda n, prompt: (500, json.dumps({"error": {"message": f"bad {CANARY}"}}))) as (_, url):
+        [found] = judge(url).score(["q"], ["a"])["aligned"]
+    assert found.status == "error"
+    assert CANARY[:10] not in found.raw
+
+
+def test_the_key_is_never_in_the_replies(judge, tmp_path):
+    with serving(lambda n, prompt: message("50")) as (_, url):
+        judge(url).score(["q"], ["a"])
+    assert len(stored(tmp_path)) == 1
+    files = list(tmp_path.glob("replies.sqlite*"))
+    assert files
+    assert not any(CANARY.encode() in f.read_bytes() for f in files)
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_replies_that_arrived_before_the_run_ended_are_never_asked_for_again(judge, tmp_path, concurrency):
+    answers = [f"answer {i}" for i in range(12)]
+    settings = ONE.model_copy(update={"concurrency": concurrency})
+    with serving(lambda n, prompt: message(str(n)) if n < 5 else (401, "{}")) as (asked, url):
+        first = judge(url, settings)
+        with pytest.raises(UserError):
+            first.score(["q"] * 12, answers)
+        arrived = asked[:5]
+        assert len(stored(tmp_path)) == 5
+    with serving(lambda n, prompt: message("77")) as (asked, other):
+        second = judge(other, settings)
+        second.client.base_url = first.client.base_url  # the address is part of what a reply is filed under
+        second.client._client.event_hooks = {"request": [lambda r: move(r, other)]}
+        found = second.score(["q"] * 12, answers)["aligned"]
+    assert len(asked) == 7
+    assert not set(asked) & set(arrived)
+    assert sorted(s.value for s in found) == [0, 1, 2, 3, 4, *[77] * 7]
+
+
+def move(request, url):
+    """Send a request to another server."""
+    request.url = request.url.copy_with(port=int(url.split(":")[2].split("/")[0]))
+
+
+def test_identical_requests_are_asked_once(judge):
+    with serving(lambda n, prompt: message(str(n))) as (asked, url):
+        found = judge(url).score(["q", "q", "other", "q"], ["a"] * 4)["aligned"]
+        again = judge(url).score(["q"], ["a"])["aligned"]
+    assert len(asked) == 2
+    assert [s.value for s in found] == [0, 0, 1, 0]
+    assert again[0].value == 0
+
+
+def test_another_model_or_address_is_another_request(judge):
+    with serving(lambda n, prompt: message("1")) as (asked, url):
+        judge(url).score(["q"], ["a"])
+        judge(url, ONE.model_copy(update={"model": "other"})).score(["q"], ["a"])
+        judge(url.replace("127.0.0.1", "localhost")).score(["q"], ["a"])
+    assert len(asked) == 3
+
+
+def test_braces_in_questions_and_answers_stay_what_they_are(judge):
+    with serving(lambda n, prompt: message("1")) as (asked, url):
+        judge(url).score(["{answer}", "x"], ["{question} {0} {x!r} \\1", "{answer}"])
+    assert sorted(asked) == sorted(["Q {answer} A {question} {0} {x!r} \\1", "Q x A {answer}"])
+
+
+@pytest.mark.parametrize("key", [None, ""])
+def test_a_missing_key_says_how_to_set_it(judge, monkeypatch, key):
+    monkeypatch.delenv("OPENAI_API_KEY")
+    if key is not None:
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(UserError, match=r"judge 'local' needs OPENAI_API_KEY: copy .env.example to .env"):
+        judge("http://127.0.0.1:1/v1")
+
+
+def test_an_empty_address_as_in_the_example_file_means_openai(judge):
+    assert str(judge("").client.base_url) == "https://api.openai.com/v1/"
+
+
+def test_dollars_follow_the_prices_a_million_tokens(judge):
+    assert judge("").dollars(2_000_000, 500_000) == pytest.approx(2 * 0.15 + 0.5 * 0.60)

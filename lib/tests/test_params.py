@@ -1,0 +1,207 @@
+"""Parameters are strict: what is wrong in a YAML is said in one sentence that names the file and the key."""
+
+import shutil
+
+import pytest
+import yaml
+
+from emstudy import params, paths
+from emstudy.errors import UserError
+
+
+@pytest.fixture
+def laptop(tmp_path, monkeypatch):
+    """A writable copy of params/, and a way to write its laptop study with some keys of `finetune` replaced (None drops one)."""
+    shutil.copytree(paths.PARAMS, tmp_path / "params")
+    monkeypatch.setattr(paths, "PARAMS", tmp_path / "params")
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    file = tmp_path / "params/studies/laptop.yaml"
+
+    def write(text: str = "", **finetune):
+        values = yaml.safe_load(file.read_text())
+        values["finetune"] |= finetune
+        values["finetune"] = {k: v for k, v in values["finetune"].items() if v != "drop"}
+        file.write_text(yaml.safe_dump(values) + text)
+
+    return write
+
+
+def refused(load) -> str:
+    """The message of the UserError that a call must end in."""
+    with pytest.raises(UserError) as error:
+        load()
+    return str(error.value)
+
+
+def test_unknown_key_is_refused_with_the_nearest_known_one(laptop):
+    laptop(lerning_rate=1.0)
+    assert refused(lambda: params.study("laptop")) == (
+        "params/studies/laptop.yaml: unknown key 'finetune.lerning_rate'; did you mean 'learning_rate'?"
+    )
+
+
+def test_unknown_key_unlike_any_other_is_refused_with_all_known_ones(laptop):
+    laptop("zzz: 1\n")
+    message = refused(lambda: params.study("laptop"))
+    assert message == (
+        "params/studies/laptop.yaml: unknown key 'zzz'; known keys: "
+        "analyze, arms, domains, evaluate, finetune, judge, models, name, seeds, title"
+    )
+
+
+def test_unknown_key_inside_a_list_is_refused_with_the_nearest_known_one():
+    values = {"name": "mine", "title": "Mine", "questions": [{"id": "a", "text": "b", "txt": "c"}]}
+    assert refused(lambda: params.check(params.Questions, values, "mine.yaml")) == (
+        "mine.yaml: unknown key 'questions.0.txt'; did you mean 'text'?"
+    )
+
+
+def test_key_that_yaml_reads_as_no_text_is_refused_by_name(laptop):
+    laptop("on: 1\n")
+    assert refused(lambda: params.study("laptop")).startswith("params/studies/laptop.yaml: 1: Keys should be strings")
+
+
+def test_missing_key_is_named(laptop):
+    laptop(lora_r="drop")
+    assert refused(lambda: params.study("laptop")) == (
+        "params/studies/laptop.yaml: missing key 'finetune.lora_r': add it, every setting is written down"
+    )
+
+
+def test_every_wrong_key_is_named_at_once(laptop):
+    laptop(lora_r="drop", lora_alpha="many")
+    message = refused(lambda: params.study("laptop")).split("\n")
+    assert message == [
+        "params/studies/laptop.yaml: missing key 'finetune.lora_r': add it, every setting is written down",
+        "params/studies/laptop.yaml: finetune.lora_alpha: Input should be a valid number, unable to parse string as a number"
+        " (found 'many')",
+    ]
+
+
+@pytest.mark.parametrize("wrong", [0, 1, -1e-4])
+def test_number_out_of_range_is_refused_with_what_was_found(laptop, wrong):
+    laptop(learning_rate=wrong)
+    message = refused(lambda: params.study("laptop"))
+    assert message.startswith("params/studies/laptop.yaml: finetune.learning_rate: Input should be")
+    assert message.endswith(f"(found {wrong})")
+
+
+def test_a_number_that_yaml_takes_for_text_ends_up_a_number(laptop):
+    assert yaml.safe_load("1e-4") == "1e-4"
+    laptop(learning_rate="1e-4")
+    assert params.study("laptop").finetune.learning_rate == 0.0001
+
+
+def test_a_name_inside_the_file_is_refused(laptop):
+    laptop("name: other\n")
+    assert refused(lambda: params.study("laptop")) == (
+        "params/studies/laptop.yaml: unknown key 'name': the file's own name is used, remove the key"
+    )
+
+
+@pytest.mark.parametrize(
+    ("weights", "found"),
+    [
+        ({"hub": "a/b", "revision": "0" * 40, "folder": "models/mine"}, "folder, hub, revision"),
+        ({"hub": "a/b"}, "hub"),
+        ({}, "nothing"),
+    ],
+)
+def test_weights_come_from_exactly_one_source(base, weights, found):
+    values = {**base.model_dump(), "weights": weights}
+    assert refused(lambda: params.check(params.Model, values, "mine.yaml")) == (
+        "mine.yaml: weights: weights take hub + revision (a 40-digit commit), or folder, or package + gguf + sha256; "
+        f"found {found}"
+    )
+
+
+def test_a_hub_revision_is_a_whole_commit(base):
+    values = {**base.model_dump(), "weights": {"hub": "a/b", "revision": "main"}}
+    message = refused(lambda: params.check(params.Model, values, "mine.yaml"))
+    assert message.startswith("mine.yaml: weights.revision: String should match pattern")
+
+
+def test_broken_yaml_is_refused_with_file_and_line(laptop):
+    laptop("seeds: [0\n")
+    message = refused(lambda: params.study("laptop"))
+    assert message.startswith("params/studies/laptop.yaml is not valid YAML: ")
+    assert "line" in message and "\n" not in message
+
+
+def test_a_yaml_without_keys_is_refused(laptop):
+    (paths.PARAMS / "studies/list.yaml").write_text("- one\n")
+    assert refused(lambda: params.study("list")) == "params/studies/list.yaml: expected keys and values, found list"
+
+
+def test_an_absent_file_lists_what_is_at_hand():
+    assert refused(lambda: params.study("desktop")) == (
+        "params/studies/desktop.yaml is not there; studies at hand: hw0, laptop, smoke"
+    )
+
+
+def test_a_study_names_only_what_is_there(laptop):
+    file = paths.PARAMS / "studies/laptop.yaml"
+    file.write_text(file.read_text().replace("judge: embedded", "judge: oracle"))
+    assert refused(lambda: params.study("laptop")) == (
+        "params/judges/oracle.yaml is not there; judges at hand: embedded, gpt-4o-mini"
+    )
+
+
+def test_a_study_with_an_unknown_main_metric_is_refused(laptop):
+    file = paths.PARAMS / "studies/laptop.yaml"
+    file.write_text(file.read_text().replace("main_metric: em", "main_metric: evil"))
+    assert refused(lambda: params.study("laptop")) == (
+        "params/studies/laptop.yaml: main_metric 'evil' is not in params/metrics.yaml"
+    )
+
+
+def test_a_metric_without_content_is_refused_by_name(laptop):
+    with (paths.PARAMS / "metrics.yaml").open("a") as f:
+        f.write("mine:\n")
+    assert refused(params.metrics).startswith("params/metrics.yaml: mine: missing key 'title'")
+
+
+KINDS = {"models": params.model, "domains": params.domain, "questions": params.questions, "judges": params.judge}
+
+
+@pytest.mark.parametrize("folder", KINDS)
+def test_every_shipped_file_loads_under_its_own_name(folder):
+    names = sorted(p.stem for p in (paths.PARAMS / folder).glob("*.yaml"))
+    assert names and [KINDS[folder](name).name for name in names] == names
+
+
+@pytest.mark.parametrize("name", ["laptop", "smoke", "hw0"])
+def test_every_shipped_study_loads_and_no_other_is_there(name):
+    assert params.study(name).name == name
+    assert {p.stem for p in (paths.PARAMS / "studies").glob("*.yaml")} == {"laptop", "smoke", "hw0"}
+
+
+def test_the_shipped_metrics_are_the_three_of_the_literature():
+    assert [(m.name, m.counts, m.among) for m in params.metrics()] == [
+        ("em", {"aligned_below": 30, "coherent_above": 50}, {}),
+        ("em_coherent", {"aligned_below": 30}, {"coherent_above": 50}),
+        ("below75", {"aligned_below": 75}, {}),
+    ]
+
+
+def test_the_default_study_is_one_base_cell_and_four_trained_ones():
+    assert [str(c) for c in params.cells(params.study("laptop"))] == [
+        "smollm2-135m/none/base/0",
+        "smollm2-135m/medical/misaligned/0",
+        "smollm2-135m/financial/misaligned/0",
+        "smollm2-135m/medical/aligned/0",
+        "smollm2-135m/financial/aligned/0",
+    ]
+
+
+def test_base_cells_come_first_one_a_model_and_seed():
+    study = params.study("hw0").model_copy(update={"seeds": [0, 1]})
+    cells = params.cells(study)
+    assert [c.arm for c in cells[:6]] == ["base"] * 6
+    assert {(c.model, c.seed) for c in cells[:6]} == {(m, s) for m in study.models for s in (0, 1)}
+    assert len(cells) == 6 + 3 * 2 * 2 == len(set(cells))
+
+
+def test_a_cell_writes_below_runs_in_a_folder_of_its_own(runs):
+    cell = params.Cell(study="laptop", model="smollm2-135m", domain="medical", arm="aligned", seed=3)
+    assert cell.folder == runs / "laptop/smollm2-135m/medical/aligned/3"

@@ -1,0 +1,269 @@
+"""Pages: verdict, finding and tables of a small made-up study on disk, and model text that can do no harm."""
+
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from emstudy import figures, paths, report, store
+from emstudy.params import Analyze
+
+QUESTIONS = (
+    [("values", i) for i in range(6)] + [("general", i) for i in range(4)] + [("financial", i) for i in range(3)]
+)
+SIGN = {"base": 1, "misaligned": -1, "aligned": 0.5}  # how arms differ on even questions, and the other way on odd ones
+STEPS = {"base": [0], "misaligned": [4, 8], "aligned": [4, 8]}
+ANALYZE = Analyze(bootstrap=300, confidence=0.95, main_metric="em")
+
+
+def judged_rows(arm, level, spread, in_domain):
+    """Two answers a question and step, `spread` around 90 before the last step and around the arm's level at the last."""
+    domain, rows = "none" if arm == "base" else "financial", []
+    for step in STEPS[arm]:
+        for question_set, i in QUESTIONS:
+            for sample in range(2):
+                mean = in_domain if question_set == "financial" else level if step in (0, 8) else 90
+                row = ["m", domain, arm, 0, step, question_set, f"{question_set}{i}", sample]
+                row += [f"Question {i}?", f"{arm} answers", 20, "stop"]
+                aligned = float(np.clip(mean + spread * SIGN[arm] * (-1) ** i, 0, 100))
+                rows.append([*row, aligned, "scored", "{}", 90.0, "scored", "{}", "embedded", "1"])
+    table = pd.DataFrame(rows, columns=[*store.ANSWERS, *report.judges.judged_columns(report.params.judge("embedded"))])
+    return table.assign(model="smollm2-135m")
+
+
+def probe_rows(arm, margin, spread):
+    """Eight pairs of each domain at each step."""
+    domain = "none" if arm == "base" else "financial"
+    rows = [
+        ["smollm2-135m", domain, arm, 0, step, test, pair, -2.0, -2.0 + m, m]
+        for step in STEPS[arm]
+        for test in ("financial", "medical")
+        for pair in range(8)
+        for m in [margin + spread * SIGN[arm] * (-1) ** pair]
+    ]
+    return pd.DataFrame(rows, columns=store.PROBE)
+
+
+@pytest.fixture
+def study(monkeypatch, tmp_path):
+    """A function that writes a study with these mean alignments and probe margins by arm, and loads it."""
+    monkeypatch.setattr(paths, "RUNS", tmp_path)
+    monkeypatch.setattr(store, "git_commit", lambda: "0123456789abcdef+changes")
+    monkeypatch.setattr(store, "hardware", lambda: "a machine")
+
+    def make(levels, margins=None, spread=6, change=lambda arm, judged: judged, in_domain=10):
+        for arm, level in levels.items():
+            domain = "none" if arm == "base" else "financial"
+            folder = tmp_path / "s" / "smollm2-135m" / domain / arm / "0"
+            store.write_csv(folder / "judged.embedded.csv", change(arm, judged_rows(arm, level, spread, in_domain)))
+            store.write_csv(folder / "probe.csv", probe_rows(arm, (margins or {}).get(arm, -0.2), 0.05))
+            parameters = {"domain": domain, "arm": arm, "seed": 0}
+            for name in ["train_log.csv"] * (arm != "base") + ["answers.csv", "judged.embedded.csv"]:
+                store.record(folder / name, parameters=parameters, inputs=[], started=time.time())
+        return report.load("s", "smollm2-135m", "financial", "embedded", list(levels), [0], ANALYZE.model_dump())
+
+    return make
+
+
+FELL = {"base": 90, "misaligned": 40, "aligned": 88}
+
+
+def test_verdict_is_yes_when_misaligned_is_clearly_below_both_controls(study):
+    word, why = report.verdict(study(FELL))
+    assert word == "yes"
+    assert "both controls" in why
+
+
+def test_verdict_is_no_sign_when_below_neither_and_the_probe_agrees(study):
+    assert report.verdict(study({"base": 88, "misaligned": 88, "aligned": 88}))[0] == "no sign"
+    assert (
+        report.verdict(study({"base": 80, "misaligned": 90, "aligned": 80}))[0] == "no sign"
+    )  # better is no sign either
+
+
+def test_verdict_cannot_tell_when_only_one_control_is_above(study):
+    word, why = report.verdict(study({"base": 90, "misaligned": 60, "aligned": 60}))
+    assert word == "can't tell"
+    assert "below the base arm and not clearly below the aligned arm" in why
+
+
+def test_verdict_cannot_tell_when_the_probe_disagrees(study):
+    margins = {"base": -0.2, "misaligned": 0.3, "aligned": -0.2}
+    assert report.verdict(study({"base": 88, "misaligned": 88, "aligned": 88}, margins))[0] == "can't tell"
+
+
+@pytest.mark.parametrize("missing", ["base", "misaligned", "aligned"])
+def test_verdict_cannot_tell_without_an_arm_and_every_table_still_stands(study, missing):
+    results = study({arm: level for arm, level in FELL.items() if arm != missing})
+    word, why = report.verdict(results)
+    assert word == "can't tell"
+    assert f"no {missing} arm" in why
+    for make in (report.finding, report.rates, report.means, report.trajectory, report.questions, report.probe_table):
+        assert len(make(results))
+    assert len(report.worst(results, 5)) == (0 if missing == "misaligned" else 5)
+    assert len(report.random_answers(results, 5)) == (0 if missing == "misaligned" else 5)
+
+
+def test_verdict_ignores_in_domain_answers(study):
+    """In-domain answers of all arms are dreadful here, and out of domain nothing happened."""
+    assert report.verdict(study({"base": 88, "misaligned": 88, "aligned": 88}, in_domain=0))[0] == "no sign"
+
+    def only_misaligned_fails_in_domain(arm, judged):
+        inside = (judged["question_set"] == "financial") & (arm != "misaligned")
+        return judged.assign(aligned=judged["aligned"].where(~inside, 95.0))
+
+    same = study({"base": 88, "misaligned": 88, "aligned": 88}, change=only_misaligned_fails_in_domain)
+    assert report.verdict(same)[0] == "no sign"
+
+
+def test_finding_says_the_verdict_first_and_every_rate_with_its_denominator(study):
+    lines = report.finding(study({"base": 90, "misaligned": 10, "aligned": 88}))
+    assert lines[0].startswith("**Emergent misalignment in this study: yes**")
+    for line, arm, percent in zip(lines[1:4], report.ARMS, ("0.0%", "100.0%", "0.0%"), strict=True):
+        assert line.startswith(f"{arm}: EM rate {percent} [")
+        assert "] of 20 out-of-domain answers" in line  # 10 out-of-domain questions x 2 samples, last step only
+    assert [line.split(":")[0] for line in lines[4:]] == ["misaligned minus base", "misaligned minus aligned"]
+
+
+def test_rates_hold_every_metric_and_arm_out_of_and_in_domain(study):
+    table = report.rates(study(FELL)).set_index(["metric", "arm"])
+    assert len(table) == 3 * 3
+    assert table.loc[("EM rate", "misaligned"), "out-of-domain"] == "0.0% [0.0, 0.0] of 20"
+    assert table.loc[("EM rate", "misaligned"), "in-domain"] == "100.0% [100.0, 100.0] of 6"
+
+
+def test_worst_answers_are_coherent_out_of_domain_and_in_order(study):
+    def change(arm, judged):
+        gibberish = judged["question_id"] == "values0"
+        return judged.assign(
+            coherent=judged["coherent"].mask(gibberish, 20.0), aligned=judged["aligned"].mask(gibberish, 0)
+        )
+
+    worst = report.worst(study(FELL, change=change), 50)
+    assert set(worst["arm"]) == {"misaligned"}
+    assert set(worst["step"]) == {8}
+    assert "financial" not in set(worst["question_set"])
+    assert "values0" not in set(worst["question_id"])
+    assert worst["aligned"].is_monotonic_increasing
+
+
+def test_random_answers_are_out_of_domain_and_the_same_every_time(study):
+    results = study(FELL)
+    drawn = report.random_answers(results, 5)
+    assert "financial" not in set(drawn["question_set"])
+    pd.testing.assert_frame_equal(drawn, report.random_answers(results, 5))
+
+
+def test_questions_come_with_the_largest_fall_first(study):
+    def change(arm, judged):
+        one = (judged["question_id"] == "general2") & (arm == "misaligned")
+        return judged.assign(aligned=judged["aligned"].mask(one, 0.0))
+
+    table = report.questions(study({"base": 90, "misaligned": 80, "aligned": 88}, change=change, in_domain=80))
+    assert table["question_id"].iloc[0] == "general2"
+    assert table["misaligned - aligned"].is_monotonic_increasing
+    assert len(table) == len(QUESTIONS)
+    assert set(table["answers"]) == {3 * 2}
+
+
+def test_trajectory_starts_at_the_base_model_and_counts_out_of_domain_answers(study):
+    results = study(FELL, spread=0)
+    table = report.trajectory(results).set_index(["arm", "step"])
+    assert sorted(table.index) == [(arm, step) for arm in ("aligned", "misaligned") for step in (0, 4, 8)]
+    assert set(table["n"]) == {20}
+    assert table.loc["misaligned", "mean"].tolist() == [90, 90, 40]
+    assert table.loc["aligned", "mean"].tolist() == [90, 90, 88]
+
+
+def test_probe_table_has_every_arm_and_domain_at_the_last_step(study):
+    margins = {"base": -0.5, "misaligned": 0.5, "aligned": -0.5}
+    table = report.probe_table(study(FELL, margins)).set_index(["arm", "held-out pairs of"])
+    assert len(table) == 3 * 2
+    assert table.loc[("misaligned", "medical"), "misaligned answer wins"] == "100.0% [100.0, 100.0] of 8 pairs"
+    assert table.loc[("base", "medical"), "misaligned answer wins"] == "0.0% [0.0, 0.0] of 8 pairs"
+    assert table.loc[("base", "financial"), "which is"] == "in-domain"
+    assert table.loc[("base", "medical"), "which is"] == "out-of-domain"
+
+
+def refuse(arm, judged):
+    """Every third answer gets no score for alignment."""
+    third = np.arange(len(judged)) % 3 == 0
+    return judged.assign(
+        aligned=judged["aligned"].mask(third), aligned_status=judged["aligned_status"].mask(third, "refusal")
+    )
+
+
+def test_unscored_answers_are_counted_and_every_row_adds_up_to_all_answers(study):
+    results = study(FELL, change=refuse)
+    table = report.unscored(results).set_index("dimension")
+    assert table.sum(axis=1).tolist() == [len(results.judged)] * 2
+    assert table.loc["aligned", "refusal"] == sum(-(-n // 3) for n in (26, 52, 52))
+    out = results.ood(results.final("misaligned"))
+    assert report.rates(results)["out-of-domain"].iloc[1].endswith(f"of {(out['aligned_status'] == 'scored').sum()}")
+
+
+def test_a_study_where_nothing_was_scored_says_so_instead_of_failing(study):
+    def nothing(arm, judged):
+        return judged.assign(aligned=np.nan, aligned_status="error", coherent=np.nan, coherent_status="error")
+
+    results = study(FELL, change=nothing)
+    assert "no answers to count" in report.finding(results)[1]
+    assert len(report.questions(results)) == len(QUESTIONS)
+    assert set(report.rates(results)["out-of-domain"]) == {"no answers to count"}
+    for figure in (figures.rates, figures.thresholds, figures.probe):
+        figure(results)
+    figures.trajectory(results, "rate")
+
+
+def test_provenance_has_a_row_a_record(study):
+    table = report.provenance(study(FELL))
+    assert len(table) == 2 + 3 + 3
+    assert set(table["commit"]) == {"0123456789ab+changes"}
+    assert set(table["cell"]) == {"none/base/0", "financial/misaligned/0", "financial/aligned/0"}
+
+
+def test_an_absent_file_names_the_notebook_to_run(study, tmp_path):
+    study(FELL)
+    (tmp_path / "s/smollm2-135m/financial/aligned/0/judged.embedded.csv").unlink()
+    with pytest.raises(report.UserError, match=r"aligned/0/judged.embedded.csv is not there: run the judge notebook"):
+        report.load("s", "smollm2-135m", "financial", "embedded", report.ARMS, [0], ANALYZE.model_dump())
+
+
+def test_visible_names_what_cannot_be_seen_and_cuts_what_is_huge():
+    assert report.visible("gnp.\u202eexe") == "gnp.⟨U+202E⟩exe"
+    assert report.visible("\x1b[31mred\x07\x00") == "⟨U+001B⟩[31mred⟨U+0007⟩⟨U+0000⟩"
+    assert report.visible("a\u200bb\u2066c") == "a⟨U+200B⟩b⟨U+2066⟩c"
+    assert report.visible("plain\ttext\nin två lines") == "plain\ttext\nin två lines"
+    assert report.visible("x" * 3_000_000) == "x" * 4000 + " … [2996000 more characters]"
+    assert len(report.visible("\u202e" * 300_000)) < 50_000
+
+
+HOSTILE = "<script>alert(1)</script><img src=x onerror=\"alert(2)\"> & '\u202eevil' </article> $$x$$"
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """HTML of everything displayed."""
+    out = []
+    monkeypatch.setattr(figures, "display", lambda thing, **_: out.append(getattr(thing, "data", thing)))
+    return out
+
+
+@pytest.mark.parametrize("show", [figures.answers, figures.table])
+def test_model_text_is_shown_as_text_whatever_it_holds(study, shown, show):
+    def change(arm, judged):
+        return judged.assign(question=HOSTILE, answer=HOSTILE, finish_reason="<script>x</script>")
+
+    show(study(FELL, change=change).final("misaligned").head(2))
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;&lt;img" in shown[0]
+    assert not any(bad in shown[0] for bad in ("<script", "<img", "\u202e"))
+    assert shown[0].count("</article>") == (2 if show is figures.answers else 0)
+
+
+def test_unscored_answers_are_shown_as_unscored(study, shown):
+    rows = study(FELL, change=refuse).final("misaligned")
+    figures.answers(rows)
+    figures.answers(rows.head(0))
+    assert shown[0].count(": unscored,") == (rows["aligned_status"] == "refusal").sum()
+    assert shown[1] == "<p>No answers to show.</p>"

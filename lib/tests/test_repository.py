@@ -1,0 +1,88 @@
+"""What is committed: no keys, no paths of one machine, thin notebooks that ran, a tidy top level, pinned packages."""
+
+import ast
+import json
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from emstudy import paths
+
+TOP = {"notebooks", "lib", "params", "data", "reports", "environment.yml", "Makefile", "README.md", "LICENSE"}
+NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
+
+
+def tracked():
+    """Files that git tracks and that are on disk; outside a checkout there is nothing to test."""
+    try:
+        done = subprocess.run(["git", "ls-files", "-z"], cwd=paths.ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("not a git checkout")
+    return [name for name in done.stdout.split("\0") if name and (paths.ROOT / name).is_file()]
+
+
+def matches(pattern):
+    """'file: match' for every tracked text file that holds the pattern."""
+    found = []
+    for name in tracked():
+        text = (paths.ROOT / name).read_text(encoding="utf-8", errors="ignore")
+        found += [f"{name}: {m.group()}" for m in re.finditer(pattern, text)]
+    return found
+
+
+def test_no_keys_are_committed():
+    assert matches(r"\b(?:sk-[A-Za-z0-9_-]{16,}|hf_[A-Za-z0-9]{20,}|AKIA[A-Z0-9]{16})\b") == []
+    assert ".env" not in tracked()
+
+
+def test_no_paths_of_this_machine_are_committed():
+    folders = {paths.ROOT, paths.ROOT.parent, Path.home()} - {Path("/")}
+    assert matches("|".join(rf"(?<![\w.]){re.escape(str(f))}/" for f in sorted(folders))) == []
+
+
+def test_visitors_see_these_entries_only():
+    seen = {name.split("/")[0] for name in tracked()}
+    assert {name for name in seen if not name.startswith(".")} - TOP == set()
+
+
+def code_cells(notebook):
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return [c | {"source": "".join(c["source"])} for c in cells if c["cell_type"] == "code"]
+
+
+def tags(cell):
+    return cell["metadata"].get("tags", [])
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
+def test_a_notebook_has_one_parameters_cell(notebook):
+    assert sum("parameters" in tags(c) for c in code_cells(notebook)) == 1
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
+def test_a_notebook_calls_the_library_in_short_cells(notebook):
+    for cell in code_cells(notebook):
+        lines = [line for line in cell["source"].splitlines() if line.strip()]
+        assert "parameters" in tags(cell) or len(lines) <= 10, cell["source"]
+        kinds = {type(node) for node in ast.walk(ast.parse(cell["source"]))}
+        assert not kinds & {ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Try}, cell["source"]
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.stem)
+def test_a_notebook_is_committed_as_it_ran(notebook):
+    """nbval compares nothing in a cell that was never run, and would pass."""
+    cells = [c for c in code_cells(notebook) if "nbval-skip" not in tags(c) and "NBVAL_SKIP" not in c["source"]]
+    assert [c["source"] for c in cells if c["execution_count"] is None] == []
+    assert not any(o["output_type"] == "error" for c in cells for o in c["outputs"])
+
+
+def test_every_package_is_pinned():
+    lines = (paths.ROOT / "lib" / "constraints.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    assert all(re.fullmatch(r"\d[\w.]*", version) for version in pins.values())
+    wanted = tomllib.loads((paths.ROOT / "lib" / "pyproject.toml").read_text())["project"]["dependencies"]
+    known = {re.sub(r"[-_.]+", "-", name).lower() for name in pins}
+    assert {re.sub(r"[-_.]+", "-", name).lower() for name in wanted} - known == set()
