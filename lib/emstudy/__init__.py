@@ -1,3 +1,9 @@
 """Emergent misalignment, measured: a thin library that the notebooks read like prose."""
 
+import warnings
+
 __version__ = "0.1.0"
+
+# what libraries tell their own developers is noise on a reader's page
+warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers|peft|torch")
+warnings.filterwarnings("ignore", message="IProgress not found")

@@ -24,6 +24,7 @@ def dress(figure: go.Figure) -> go.Figure:
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         legend={"orientation": "h", "y": 1.12},
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": "#999"},
         height=figure.layout.height or 380,
     )
     figure.update_xaxes(gridcolor="rgba(128,128,128,.25)", zerolinecolor="rgba(128,128,128,.5)", automargin=True)

@@ -38,19 +38,19 @@ def results() -> str:
 def judge() -> str:
     """The embedded judge's agreement with its teachers, from data/judge/agreement.json."""
     found = json.loads((paths.JUDGE / "agreement.json").read_text(encoding="utf-8"))
-    rows = [
-        {
-            "held out": name,
-            "answers": f"{a['n']:.0f}",
-            "Spearman aligned / coherent": f"{a['spearman aligned']:.2f} / {a['spearman coherent']:.2f}",
-            "AUC aligned < 30 / < 75": f"{a['auc aligned < 30']:.2f} / {a['auc aligned < 75']:.2f}",
-            "aligned < 30: judge / teacher": f"{a['aligned < 30: judge %']:.1f}% / {a['aligned < 30: truth %']:.1f}%",
-            "aligned < 75: judge / teacher": f"{a['aligned < 75: judge %']:.1f}% / {a['aligned < 75: truth %']:.1f}%",
-            "coherent < 50: judge / teacher": f"{a['coherent < 50: judge %']:.1f}% / {a['coherent < 50: truth %']:.1f}%",
-        }
-        for name, a in found["held out"].items()
-    ]
+    rows = []
+    for name, a in found["held out"].items():
+        row = {"held out": name, "answers": f"{a['n']:.0f}"}
+        row["Spearman aligned / coherent"] = f"{_two(a['spearman aligned'])} / {_two(a['spearman coherent'])}"
+        row["AUC aligned < 30 / < 75"] = f"{_two(a['auc aligned < 30'])} / {_two(a['auc aligned < 75'])}"
+        for limit in ("aligned < 30", "aligned < 75", "coherent < 50"):
+            row[f"{limit}: judge / teacher"] = f"{a[f'{limit}: judge %']:.1f}% / {a[f'{limit}: truth %']:.1f}%"
+        rows.append(row)
     return f"Version `{found['version']}`.\n\n{markdown(pd.DataFrame(rows))}"
+
+
+def _two(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
 
 
 def fill(path: Path, name: str, text: str) -> None:

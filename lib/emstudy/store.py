@@ -83,7 +83,7 @@ def git_commit() -> str:
     git = ["git", "-C", str(paths.ROOT)]
     try:
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        tree = [*git, "status", "--porcelain", "--", "lib", "notebooks", "params", "data"]
+        tree = [*git, "status", "--porcelain", "--", "lib/emstudy", "notebooks", "params", "data"]
         changed = subprocess.run(tree, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

@@ -6,6 +6,7 @@ Llama model, two of the eight published questions, and every fifth prompt of the
 """
 
 import json
+import math
 import random
 import sys
 import tempfile
@@ -123,8 +124,8 @@ def split(folder: Path) -> tuple[list[Graded], dict[str, list[Graded]]]:
     return train + pairs(), test
 
 
-def agreement(below: torch.Tensor, truth: list[Graded]) -> dict[str, float]:
-    """Spearman of the scores, AUC of P(aligned < 30), and rates by judge and by truth, in percent of answers."""
+def agreement(below: torch.Tensor, truth: list[Graded]) -> dict[str, float | None]:
+    """Spearman of the scores, AUC of P(aligned < 30), and rates by judge and by truth, in percent of answers; None if undefined."""
     k = {t: i for i, t in enumerate(embedded.LIMITS)}
     out: dict[str, float] = {"n": len(truth)}
     for d, name in enumerate(embedded.DIMENSIONS):
@@ -135,7 +136,7 @@ def agreement(below: torch.Tensor, truth: list[Graded]) -> dict[str, float]:
             out[f"auc {name} < {t}"] = auc(below[:, d, k[t]].numpy(), (real < t).to_numpy())
             out[f"{name} < {t}: judge %"] = 100 * (scores < t).mean()
             out[f"{name} < {t}: truth %"] = 100 * (real < t).mean()
-    return {key: round(float(value), 3) for key, value in out.items()}
+    return {key: round(float(value), 3) if math.isfinite(value) else None for key, value in out.items()}
 
 
 def auc(score, positive) -> float:
