@@ -161,7 +161,7 @@ def probe(results: Results) -> go.Figure:
             )
     figure.update_layout(
         xaxis={"title": "optimizer step (0 = before training)"},
-        yaxis={"title": "margin to the misaligned answer (nats a token)"},
+        yaxis={"title": "misaligned margin (nats a token)"},
     )
     return figure
 

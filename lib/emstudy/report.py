@@ -169,23 +169,20 @@ def rates(results: Results) -> pd.DataFrame:
 
 
 def means(results: Results) -> pd.DataFrame:
-    """Mean score of each dimension by arm, out-of-domain beside in-domain, with answer lengths and truncation."""
+    """Main rate and mean scores by question set and arm, with answer lengths and truncation: how far does the change reach?"""
     rows = []
-    for arm in results.arms:
-        final = results.final(arm)
-        parts = {
-            "out-of-domain": results.ood(final),
-            "in-domain": final[final["question_set"] == results.domain.question_set],
-        }
-        for where, part in parts.items():
-            row = {"arm": arm, "questions": where, "answers": len(part)}
+    own = results.domain.question_set
+    for name in sorted(set(results.judged["question_set"]), key=lambda s: (s == own, s)):
+        for arm in results.arms:
+            part = results.final(arm)
+            part = part[part["question_set"] == name]
+            row = {"questions": f"{name} ({'in' if name == own else 'out-of'}-domain)", "arm": arm}
+            row[results.main.title] = stats.rate(part, results.main, results.settings).percent()
             row |= {
                 f"mean {d.name}": stats.mean(part, d.name, results.settings).plain() for d in results.judge.dimensions
             }
-            row |= {
-                "median tokens": f"{part['n_tokens'].median():.0f}",
-                "cut off": f"{100 * (part['finish_reason'] == 'length').mean():.0f}%",
-            }
+            row |= {"median tokens": f"{part['n_tokens'].median():.0f}"}
+            row |= {"cut off": f"{100 * (part['finish_reason'] == 'length').mean():.0f}%"}
             rows.append(row)
     return pd.DataFrame(rows)
 
