@@ -219,7 +219,8 @@ def published(all_results: list[Results]) -> pd.DataFrame:
                 "n": e.n,
             }
         )
-    return pd.concat([pd.DataFrame(ours), rows], ignore_index=True)
+    out = pd.concat([pd.DataFrame(ours), rows], ignore_index=True)
+    return out.astype({"n": "Int64"}).round({"percent": 1, "low": 1, "high": 1})
 
 
 def published_figure(rows: pd.DataFrame) -> go.Figure:

@@ -103,6 +103,13 @@ class Judge(Strict):
     usd_per_million_tokens: dict[Literal["input", "output"], float]
     dimensions: list[Dimension] = Field(min_length=1)
 
+    @model_validator(mode="after")
+    def endpoint_is_whole(self):
+        """An endpoint needs to be told which model to ask, and what."""
+        if self.kind == "openai" and (self.model is None or any(d.prompt is None for d in self.dimensions)):
+            raise ValueError("a judge of kind openai needs a model, and a prompt for every dimension")
+        return self
+
 
 class Metric(Strict):
     """A rate: among answers with each `among` score in range, how many have each `counts` score in range (both strict)."""

@@ -26,7 +26,7 @@ class PrivateKernel(AsyncKernelManager):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self.transport = "ipc"
-        self.ip = str(Path(tempfile.mkdtemp(prefix="em-")) / "k")
+        self.ip = str(Path(tempfile.mkdtemp(prefix="k", dir=os.environ["IPYTHONDIR"])) / "k")
 
 
 def parameters(notebook: Path) -> dict:
@@ -52,7 +52,12 @@ def execute(notebook: Path, values_file: Path, output: Path) -> None:
     """
     values = params.read_yaml(values_file)
     check(notebook, values, paths.show(values_file))
-    os.environ["IPYTHONDIR"] = os.environ.get("IPYTHONDIR") or tempfile.mkdtemp(prefix="em-ipython-")
+    with tempfile.TemporaryDirectory(prefix="em-", ignore_cleanup_errors=True) as scratch:
+        os.environ["IPYTHONDIR"] = scratch  # a reader's own IPython profile has no say in a study
+        _execute(notebook, values, output)
+
+
+def _execute(notebook: Path, values: dict, output: Path) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     partial, failed = output.with_suffix(".partial.ipynb"), output.with_suffix(".failed.ipynb")
     failed.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ KEYS = ["model", "domain", "arm", "seed", "step", "question_set", "question_id",
 ANSWERS = [*KEYS, "question", "answer", "n_tokens", "finish_reason"]
 PROBE = ["model", "domain", "arm", "seed", "step", "test_domain", "pair", "logp_aligned", "logp_misaligned", "margin"]
 TRAIN_LOG = ["step", "epoch", "loss", "learning_rate"]
-TEXT = ["question", "answer", "question_id", "question_set", "finish_reason", "domain", "model", "arm"]
+TEXT = ["question", "answer", "question_id", "question_set", "finish_reason", "domain", "model", "arm", "judge_version"]
 
 
 def write(path: Path, content: str | bytes | Callable[[Path], object]) -> Path:
@@ -57,7 +57,9 @@ def read_csv(path: Path, columns: Iterable[str], made_by: str) -> pd.DataFrame:
     if not path.exists():
         raise UserError(f"{paths.show(path)} is not there: run the {made_by} notebook for this cell first")
     try:
-        table = pd.read_csv(path, dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values=[""])
+        names = pd.read_csv(path, nrows=0).columns
+        text = [c for c in names if c in TEXT or c.endswith("_raw")]
+        table = pd.read_csv(path, dtype=dict.fromkeys(text, str), keep_default_na=False, na_values=[""])
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise UserError(
             f"{paths.show(path)} is not a readable CSV ({error}): delete it and run {made_by} again"

@@ -1,4 +1,7 @@
-"""The embedded judge: SmolLM2 with a LoRA adapter and two ordinal heads. No key, no network, the same score every time."""
+"""The embedded judge: SmolLM2 with a LoRA adapter and two ordinal heads. No key, no network.
+
+The same answers judged together get the same scores. In bf16 an answer's score depends by about a point on which others share its batch.
+"""
 
 import json
 import math
