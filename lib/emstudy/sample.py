@@ -73,8 +73,10 @@ def seed_of(*parts) -> int:
 
 
 @torch.inference_mode()
-def generate(model, tokenizer, group: list[Ask], settings: params.Evaluate, seed: int) -> list[Answer]:
-    """Sample one group. Prompts are read once and their cache is shared among the samples of a question."""
+def generate(
+    model, tokenizer, group: list[Ask], settings: params.Evaluate, seed: int, bar: tqdm | None = None
+) -> list[Answer]:
+    """Sample one group, moving the bar as answers end. Prompts are read once and their cache is shared among the samples of a question."""
     device = model.device
     prompts = [
         models.chat_ids(tokenizer, [{"role": "user", "content": a.question}], generation_prompt=True) for a in group
@@ -99,7 +101,10 @@ def generate(model, tokenizer, group: list[Ask], settings: params.Evaluate, seed
         for i, (row, token) in enumerate(zip(rows.tolist(), drawn.tolist(), strict=True)):
             tokens[row].append(token)
             alive[i] = token not in stop
-        if not alive.any() or step + 1 == settings.max_new_tokens:
+        over = not alive.any() or step + 1 == settings.max_new_tokens
+        if bar is not None:
+            bar.update(len(rows) if over else int((~alive).sum()))
+        if over:
             break
         alive = alive.to(device)
         if not alive.all():
@@ -131,6 +136,5 @@ def sample(
     out: list[Answer] = []
     with tqdm(total=sum(a.samples for a in todo), desc=label, unit="answer") as bar:
         for group in batches(todo, batch):
-            out += generate(model, tokenizer, group, settings, seed_of(seed, *[a.question_id for a in group]))
-            bar.update(len(out) - bar.n)
+            out += generate(model, tokenizer, group, settings, seed_of(seed, *[a.question_id for a in group]), bar)
     return out

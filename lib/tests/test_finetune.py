@@ -266,3 +266,14 @@ def test_a_state_that_was_cut_off_while_written_is_passed_over(tmp_path):
         for name in files:
             (tmp_path / f"checkpoint-{step}" / name).touch()
     assert finetune.last_state(tmp_path) == str(tmp_path / "checkpoint-12")
+
+
+def test_a_base_in_nf4_trains_on_the_cpu_and_its_adapter_merges_into_full_weights(base, cell, encoded):
+    packed = base.model_copy(update={"load_in_4bit": True})
+    settings = SETTINGS.model_copy(update={"num_train_epochs": 1, "checkpoints_first_epoch": 0})
+    result = finetune.finetune(cell, settings, packed, encoded[:2])
+    module = models.load_base(packed).model.layers[0].self_attn.q_proj
+    assert type(module).__name__ == "Linear4bit"
+    assert list(result.checkpoints) == [1]
+    merged = models.load_merged(packed, result.checkpoints[1])
+    assert type(merged.model.layers[29].self_attn.q_proj).__name__ == "Linear"
