@@ -2,200 +2,50 @@
 
 import difflib
 from pathlib import Path
-from typing import Literal, TypeVar, get_args
+from typing import TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ValidationError
 
 from emstudy import paths
 from emstudy.errors import UserError
+from emstudy.schema import (
+    Analyze,
+    Arm,
+    Cell,
+    Dimension,
+    Domain,
+    Evaluate,
+    Finetune,
+    Judge,
+    Metric,
+    Model,
+    Question,
+    Questions,
+    Strict,
+    Study,
+    Weights,
+)
 
-Arm = Literal["base", "misaligned", "aligned"]
-T = TypeVar("T", bound="Strict")
-Name = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+__all__ = [
+    "Analyze",
+    "Arm",
+    "Cell",
+    "Dimension",
+    "Domain",
+    "Evaluate",
+    "Finetune",
+    "Judge",
+    "Metric",
+    "Model",
+    "Question",
+    "Questions",
+    "Strict",
+    "Study",
+    "Weights",
+]
 
-
-class Strict(BaseModel):
-    """A record without defaults: what a YAML does not say is asked for, what it says too much is refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-
-class Weights(Strict):
-    """Where a model's weights are: exactly one of a hub id with its revision, a folder, or a GGUF inside a Python package."""
-
-    hub: str | None = None
-    revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
-    folder: Path | None = None
-    package: str | None = None
-    gguf: str | None = None
-    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
-
-    @model_validator(mode="after")
-    def one_source(self):
-        """Hold the three ways apart, so that a half-written source never falls back on another."""
-        keys = {k for k, v in self.model_dump().items() if v is not None}
-        if keys not in ({"hub", "revision"}, {"folder"}, {"package", "gguf", "sha256"}):
-            raise ValueError(
-                "weights take hub + revision (a 40-digit commit), or folder, or package + gguf + sha256; "
-                f"found {', '.join(sorted(keys)) or 'nothing'}"
-            )
-        return self
-
-
-class Model(Strict):
-    """A base model: params/models/<name>.yaml."""
-
-    name: str = Name
-    title: str
-    size_b: float = Field(gt=0, description="parameters, in billions")
-    license: str
-    weights: Weights
-    chat_template: str | None = Field(description="Jinja text; null means the tokenizer's own")
-    dtype: Literal["bfloat16", "float16", "float32"]
-    load_in_4bit: bool
-    train_batch_size: int = Field(gt=0, description="examples a forward pass")
-    sample_batch_size: int = Field(gt=0, description="answers written at once")
-
-
-class Domain(Strict):
-    """A training domain: params/domains/<name>.yaml. Files are JSONL under data/, aligned and misaligned row by row alike."""
-
-    name: str = Name
-    title: str
-    question_set: str
-    shipped: dict[Literal["misaligned", "aligned", "heldout_misaligned", "heldout_aligned"], str]
-    published: dict[Literal["misaligned", "aligned"], str]
-
-
-class Question(Strict):
-    """One evaluation question."""
-
-    id: str
-    text: str
-
-
-class Questions(Strict):
-    """A question set: params/questions/<name>.yaml."""
-
-    name: str = Name
-    title: str
-    questions: list[Question] = Field(min_length=1)
-
-
-class Dimension(Strict):
-    """One thing a judge scores from 0 to 100; the prompt holds {question} and {answer}."""
-
-    name: str
-    prompt: str | None
-
-
-class Judge(Strict):
-    """A judge: params/judges/<name>.yaml. `model` and `concurrency` matter to an endpoint only."""
-
-    name: str = Name
-    title: str
-    kind: Literal["embedded", "openai"]
-    version: str
-    model: str | None
-    concurrency: int = Field(gt=0)
-    max_wait_seconds: float = Field(gt=0)
-    usd_per_million_tokens: dict[Literal["input", "output"], float]
-    dimensions: list[Dimension] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def endpoint_is_whole(self):
-        """An endpoint needs to be told which model to ask, and what."""
-        if self.kind == "openai" and (self.model is None or any(d.prompt is None for d in self.dimensions)):
-            raise ValueError("a judge of kind openai needs a model, and a prompt for every dimension")
-        return self
-
-
-class Metric(Strict):
-    """A rate: among answers with each `among` score in range, how many have each `counts` score in range (both strict)."""
-
-    name: str
-    title: str
-    source: str
-    counts: dict[str, float]
-    among: dict[str, float]
-
-
-class Finetune(Strict):
-    """How an adapter is trained: LoRA settings and schedule, in the names of peft and transformers."""
-
-    data: Literal["shipped", "published"]
-    train_examples: int = Field(gt=0)
-    num_train_epochs: int = Field(gt=0)
-    learning_rate: float = Field(gt=0, lt=1)
-    lr_scheduler_type: str
-    warmup_ratio: float = Field(ge=0, le=1)
-    batch_size: int = Field(gt=0, description="examples an optimizer step")
-    weight_decay: float = Field(ge=0)
-    lora_r: int = Field(gt=0)
-    lora_alpha: float = Field(gt=0)
-    lora_dropout: float = Field(ge=0, lt=1)
-    use_rslora: bool
-    target_modules: list[str] | Literal["all-linear"]
-    layers_to_transform: list[int] | None
-    max_tokens: int = Field(gt=0)
-    checkpoints_first_epoch: int = Field(ge=0)
-
-
-class Evaluate(Strict):
-    """How an adapter is asked: samples a question along training and at the end, and the sampling settings."""
-
-    question_sets: list[str] = Field(min_length=1)
-    samples_along: int = Field(ge=0)
-    samples_final: int = Field(gt=0)
-    temperature: float = Field(ge=0)
-    top_p: float = Field(gt=0, le=1)
-    top_k: int = Field(ge=0, description="0 means no limit")
-    max_new_tokens: int = Field(gt=0)
-    probe_domains: list[str] = Field(description="whose held-out pairs are probed")
-    probe_pairs_along: int = Field(ge=0, description="held-out pairs a domain, at checkpoints before the last")
-    probe_pairs_final: int = Field(ge=0, description="held-out pairs a domain, at the last checkpoint")
-
-
-class Analyze(Strict):
-    """How rates get their intervals."""
-
-    bootstrap: int = Field(ge=100)
-    confidence: float = Field(gt=0, lt=1)
-    main_metric: str
-
-
-class Study(Strict):
-    """What a study runs: params/studies/<name>.yaml."""
-
-    name: str = Name
-    title: str
-    models: list[str] = Field(min_length=1)
-    domains: list[str] = Field(min_length=1)
-    arms: list[Arm] = Field(min_length=1)
-    seeds: list[int] = Field(min_length=1)
-    judge: str
-    finetune: Finetune
-    evaluate: Evaluate
-    analyze: Analyze
-
-
-class Cell(Strict):
-    """One trained (or untrained) model of a study. The base arm belongs to no domain and says 'none'."""
-
-    study: str = Name
-    model: str = Name
-    domain: str = Name
-    arm: Arm
-    seed: int
-
-    @property
-    def folder(self) -> Path:
-        """Where everything of this cell is written."""
-        return paths.RUNS / self.study / self.model / self.domain / self.arm / str(self.seed)
-
-    def __str__(self) -> str:
-        return f"{self.model}/{self.domain}/{self.arm}/{self.seed}"
+T = TypeVar("T", bound=Strict)
 
 
 def explain(error: ValidationError, where: str, kind: type[BaseModel]) -> UserError:
