@@ -60,10 +60,10 @@ $(CELLS:%=%/evaluate.ipynb): %/evaluate.ipynb: %/evaluate.yaml notebooks/2-evalu
 $(CELLS:%=%/judge.$(JUDGE_NAME).ipynb): %/judge.$(JUDGE_NAME).ipynb: %/judge.$(JUDGE_NAME).yaml %/evaluate.ipynb notebooks/3-judge.ipynb $(LIB)/judges/__init__.py $(LIB)/judges/embedded.py $(LIB)/judges/endpoint.py data/judge/heads.safetensors
 	$(RUN) 3-judge $< $@
 
-$(ANALYSES): %.ipynb: %.yaml notebooks/4-analyze.ipynb $(LIB)/stats.py $(LIB)/report.py $(LIB)/figures.py
+$(ANALYSES): %.ipynb: %.yaml notebooks/4-analyze.ipynb $(LIB)/stats.py $(LIB)/report.py $(LIB)/verdict.py $(LIB)/figures.py
 	$(RUN) 4-analyze $< $@
 
-$(COMPARE): %.ipynb: %.yaml notebooks/5-compare.ipynb $(LIB)/stats.py $(LIB)/report.py $(LIB)/compare.py $(LIB)/figures.py
+$(COMPARE): %.ipynb: %.yaml notebooks/5-compare.ipynb $(LIB)/stats.py $(LIB)/report.py $(LIB)/verdict.py $(LIB)/compare.py $(LIB)/published.py $(LIB)/figures.py
 	$(RUN) 5-compare $< $@
 
 $(PAGES): $(LIB)/run.py $(LIB)/page/index.html.j2

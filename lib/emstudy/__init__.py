@@ -1,5 +1,6 @@
 """Emergent misalignment, measured: a thin library that the notebooks read like prose."""
 
+import logging
 import warnings
 
 __version__ = "0.1.0"
@@ -7,3 +8,4 @@ __version__ = "0.1.0"
 # what libraries tell their own developers is noise on a reader's page
 warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers|peft|torch")
 warnings.filterwarnings("ignore", message="IProgress not found")
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from IPython.display import HTML, display
 
-from emstudy import figures, params, paths, report, stats
+from emstudy import figures, params, report, stats, verdict
 from emstudy.report import Results
 
 
@@ -20,7 +20,7 @@ def load(
 
 def finding(all_results: list[Results]) -> list[str]:
     """One headline for the study, then one line a model x domain."""
-    words = [report.verdict(r) for r in all_results]
+    words = [verdict.verdict(r) for r in all_results]
     yes = sum(w == "yes" for w, _ in words)
     lines = [
         f"**In {yes} of {len(words)} model × domain pairs the misaligned arm turned worse outside its training domain than both controls.**"
@@ -83,7 +83,7 @@ def overview(all_results: list[Results]) -> None:
         )
         body = "".join(f"<td>{c}</td>" for c in cells)
         rows.append(
-            f"<tr><td>{html.escape(r.model.title)}</td><td>{link}</td>{body}<td>{report.verdict(r)[0]}</td></tr>"
+            f"<tr><td>{html.escape(r.model.title)}</td><td>{link}</td>{body}<td>{verdict.verdict(r)[0]}</td></tr>"
         )
     caption = f"<p>{html.escape(all_results[0].main.title)} and mean alignment (0-100) over out-of-domain answers, with 95% intervals and denominators.</p>"
     display(
@@ -185,71 +185,5 @@ def matrix_figure(rows: pd.DataFrame) -> go.Figure:
     )
     figure.update_layout(
         xaxis={"title": "held-out pairs of"}, yaxis={"title": "misaligned arm trained on"}, height=120 + 90 * len(wide)
-    )
-    return figure
-
-
-PUBLISHED_METRICS = {
-    "em": "aligned<30&coherent>50",
-    "em_coherent": "aligned<30 among coherent",
-    "below75": "aligned<75",
-}
-
-
-def published(all_results: list[Results]) -> pd.DataFrame:
-    """Published rates of the main metric and ours, percent, against model size; intervals only where we measured them."""
-    table = pd.read_csv(paths.DATA / "published_rates.csv")
-    table = table[table["metric"] == PUBLISHED_METRICS.get(all_results[0].main.name)].dropna(subset=["size_b"])
-    rows = table.rename(columns={"em_percent": "percent"})[
-        ["source", "model", "dataset", "size_b", "percent", "judge", "n"]
-    ]
-    ours = []
-    for r in [r for r in all_results if "misaligned" in r.arms]:
-        e = stats.rate(r.ood(r.final("misaligned")), r.main, r.settings)
-        ours.append(
-            {
-                "source": "this study",
-                "model": r.model.title,
-                "dataset": r.domain.title,
-                "size_b": r.model.size_b,
-                "percent": 100 * e.value,
-                "low": 100 * e.low,
-                "high": 100 * e.high,
-                "judge": r.judge.name,
-                "n": e.n,
-            }
-        )
-    out = pd.concat([pd.DataFrame(ours), rows], ignore_index=True)
-    return out.astype({"n": "Int64"}).round({"percent": 1, "low": 1, "high": 1})
-
-
-def published_figure(rows: pd.DataFrame) -> go.Figure:
-    """Ours beside the published rates on one axis, by model size."""
-    figure = go.Figure()
-    for i, (source, part) in enumerate(rows.groupby("source", sort=False)):
-        mine = source == "this study"
-        bars = (
-            {"type": "data", "array": part["high"] - part["percent"], "arrayminus": part["percent"] - part["low"]}
-            if mine
-            else None
-        )
-        figure.add_scatter(
-            name=source,
-            x=part["size_b"],
-            y=part["percent"],
-            mode="markers",
-            error_y=bars,
-            customdata=part["model"] + ", " + part["dataset"] + ", judge " + part["judge"],
-            marker={
-                "size": 13 if mine else 8,
-                "symbol": "star" if mine else "circle",
-                "color": figures.SERIES[i % len(figures.SERIES)],
-            },
-            hovertemplate="%{customdata}: %{y:.1f}%<extra></extra>",
-        )
-    figure.update_layout(
-        xaxis={"title": "parameters (billions, log scale)", "type": "log"},
-        yaxis={"title": "misaligned arm, main metric (%)", "rangemode": "tozero"},
-        height=440,
     )
     return figure

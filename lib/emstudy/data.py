@@ -1,5 +1,6 @@
 """Chat JSONL in, checked: training examples and held-out pairs."""
 
+import codecs
 import json
 import random
 import re
@@ -43,7 +44,7 @@ def read_chat(path: Path) -> list[Example]:
     if not path.exists():
         raise UserError(f"{paths.show(path)} is not there. {_advice(path)}")
     out = []
-    for n, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n"), 1):
+    for n, line in enumerate(path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n"), 1):
         if line.strip():
             out.append(_example(line, f"{paths.show(path)}, line {n}"))
     if not out:
@@ -57,14 +58,16 @@ def _advice(path: Path) -> str:
     return "Training data is JSONL under data/, named in params/domains/."
 
 
-def _example(line: str, where: str) -> Example:
+def _example(line: bytes, where: str) -> Example:
     try:
-        row = json.loads(line)
+        row = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: not UTF-8 (byte {error.start}); save the file as UTF-8") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{where}: not JSON ({error.msg} at character {error.pos})") from None
     messages = row.get("messages") if isinstance(row, dict) else None
     if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
-        raise UserError(f'{where}: expected {{"messages": [...]}}, found {line[:60]!r}')
+        raise UserError(f'{where}: expected {{"messages": [...]}}, found {line.decode()[:60]!r}')
     roles = [m.get("role") for m in messages]
     if roles not in (["user", "assistant"], ["system", "user", "assistant"]):
         raise UserError(f"{where}: expected the roles user, assistant (after at most one system), found {roles}")

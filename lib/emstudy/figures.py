@@ -23,7 +23,7 @@ def dress(figure: go.Figure) -> go.Figure:
         margin={"l": 70, "r": 20, "t": 40, "b": 60},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
-        legend={"orientation": "h", "y": 1.12},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
         modebar={"bgcolor": "rgba(0,0,0,0)", "color": "#999"},
         height=figure.layout.height or 380,
     )

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import logging
 import os
 import shutil
 from pathlib import Path
@@ -17,7 +16,6 @@ from emstudy.errors import UserError
 
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def device() -> torch.device:

@@ -10,9 +10,7 @@ import nbformat
 import papermill
 from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
-from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
-from plotly.offline import get_plotlyjs
 
 from emstudy import params, paths, store
 from emstudy.errors import UserError
@@ -102,6 +100,9 @@ def render(executed: Path, page: Path, title: str, home: str) -> Path:
 
     home is the relative path from the page to the folder of index.html and assets/.
     """
+    from nbconvert import HTMLExporter  # here: running a notebook, which is done often, needs neither
+    from plotly.offline import get_plotlyjs
+
     exporter = HTMLExporter(extra_template_basedirs=[str(TEMPLATE.parent)], template_name=TEMPLATE.name)
     notebook = nbformat.read(executed, as_version=4)
     body, _ = exporter.from_notebook_node(notebook, resources={"page": {"title": title, "home": home}})

@@ -74,9 +74,9 @@ def write_cells(study: Study, target: Path) -> None:
         for stage, values in stage_parameters(study, cell).items():
             name = f"judge.{suffix}" if stage == "judge" else stage
             write_parameters(folder / f"{name}.yaml", values, read[stage])
-        every.append(relative(folder))
+        every.append(paths.show(folder))
         if cell.arm != "base":
-            trained.append(relative(folder))
+            trained.append(paths.show(folder))
     reports = pages(study)
     shared = {
         "study": study.name,
@@ -90,36 +90,31 @@ def write_cells(study: Study, target: Path) -> None:
         for d in study.domains:
             folder = paths.RUNS / study.name / m / d
             write_parameters(folder / f"analyze.{suffix}.yaml", {**shared, "model": m, "domain": d}, metrics)
-            page = relative(reports / m / f"{d}.html")
+            page = paths.show(reports / m / f"{d}.html")
             listed.append(page)
             cells = [c.folder for c in params.cells(study) if c.model == m and c.domain in ("none", d)]
             needs.append(
-                f"{relative(folder)}/analyze.{suffix}.ipynb: "
-                + " ".join(f"{relative(c)}/judge.{suffix}.ipynb" for c in cells)
+                f"{paths.show(folder)}/analyze.{suffix}.ipynb: "
+                + " ".join(f"{paths.show(c)}/judge.{suffix}.ipynb" for c in cells)
             )
-            needs.append(f"{page}: {relative(folder)}/analyze.{suffix}.ipynb")
+            needs.append(f"{page}: {paths.show(folder)}/analyze.{suffix}.ipynb")
     folder = paths.RUNS / study.name
     write_parameters(
         folder / f"compare.{suffix}.yaml",
         {**shared, "models": list(study.models), "domains": list(study.domains)},
         [*metrics, paths.DATA / "published_rates.csv"],
     )
-    analyses = [f"{relative(folder)}/{m}/{d}/analyze.{suffix}.ipynb" for m in study.models for d in study.domains]
-    needs.append(f"{relative(folder)}/compare.{suffix}.ipynb: {' '.join(analyses)}")
+    analyses = [f"{paths.show(folder)}/{m}/{d}/analyze.{suffix}.ipynb" for m in study.models for d in study.domains]
+    needs.append(f"{paths.show(folder)}/compare.{suffix}.ipynb: {' '.join(analyses)}")
     head = {
         "TRAINED": trained,
         "CELLS": every,
         "PAGES": listed,
         "ANALYSES": analyses,
-        "COMPARE": [f"{relative(folder)}/compare.{suffix}.ipynb"],
+        "COMPARE": [f"{paths.show(folder)}/compare.{suffix}.ipynb"],
     }
-    head |= {"INDEX": [relative(reports / "index.html")], "JUDGE_NAME": [suffix]}
+    head |= {"INDEX": [paths.show(reports / "index.html")], "JUDGE_NAME": [suffix]}
     store.write_if_changed(target, "\n".join([*(f"{k} := {' '.join(v)}" for k, v in head.items()), *needs, ""]))
-
-
-def relative(path: Path) -> str:
-    """A path as the Makefile writes it."""
-    return path.relative_to(paths.ROOT).as_posix()
 
 
 def plan(study: Study) -> list[dict]:

@@ -116,24 +116,48 @@ def test_a_broken_reply_is_asked_again_and_then_scored(judge, kind):
 
 
 @pytest.mark.parametrize("kind", ["HTML", "server error", "hang up"])
-def test_what_stays_broken_is_an_error_that_is_not_stored_and_the_wait_is_bounded(judge, tmp_path, kind):
+def test_a_row_that_stays_broken_while_others_are_answered_is_an_error_that_is_not_stored(judge, tmp_path, kind):
+    def play(n, prompt):
+        time.sleep(0.1)  # so that good replies come until the patience with the bad row is over
+        return BROKEN[kind] if prompt == "Q q A bad" else message("42")
+
+    answers = ["bad", *[f"good {i}" for i in range(30)]]
+    with serving(play) as (asked, url):
+        found = judge(url, ONE.model_copy(update={"concurrency": 2})).score(["q"] * 31, answers)["aligned"]
+    assert (found[0].value, found[0].status) == (None, "error")
+    assert found[0].raw  # says why
+    assert {s.value for s in found[1:]} == {42}
+    assert asked.count("Q q A bad") >= 2
+    assert len(stored(tmp_path)) == 30
+
+
+@pytest.mark.parametrize("kind", ["HTML", "rate limit", "hang up"])
+def test_an_endpoint_that_answers_nobody_ends_the_run_within_the_patience(judge, kind):
     started = time.monotonic()
-    with serving(lambda n, prompt: BROKEN[kind]) as (asked, url):
-        [found] = judge(url).score(["q"], ["a"])["aligned"]
-    assert (found.value, found.status) == (None, "error")
-    assert found.raw  # says why
-    assert len(asked) >= 2
-    assert time.monotonic() - started < ONE.max_wait_seconds + 1
-    assert stored(tmp_path) == []
+    with serving(lambda n, prompt: BROKEN[kind]) as (_, url), pytest.raises(UserError) as error:
+        judge(url, ONE.model_copy(update={"concurrency": 4})).score(["q"] * 40, [str(i) for i in range(40)])
+    assert "no usable reply in 1.5 seconds, the last was: " in str(error.value)
+    assert "replies that came are kept, run again when it answers" in str(error.value)
+    assert time.monotonic() - started < 2 * ONE.max_wait_seconds + 2
+
+
+def test_an_answer_that_the_filter_refuses_is_an_error_of_its_row_and_not_asked_again(judge, tmp_path):
+    refused = 400, json.dumps({"error": {"message": "filtered", "code": "content_filter"}})
+    with serving(lambda n, prompt: refused if "bad" in prompt else message("42")) as (asked, url):
+        found = judge(url).score(["q"] * 3, ["one", "bad", "two"])["aligned"]
+    assert [(s.value, s.status) for s in found] == [(42, "scored"), (None, "error"), (42, "scored")]
+    assert found[1].raw.startswith("content filter: ")
+    assert len(asked) == 3
+    assert len(stored(tmp_path)) == 2
 
 
 def test_a_server_that_never_answers_does_not_hold_the_run(judge):
     done = threading.Event()
     started = time.monotonic()
     with serving(lambda n, prompt: done.wait(20) and HANG_UP) as (_, url):
-        [found] = judge(url).score(["q"], ["a"])["aligned"]
+        with pytest.raises(UserError, match="no usable reply"):
+            judge(url).score(["q"], ["a"])
         done.set()
-    assert found.status == "error"
     assert time.monotonic() - started < 2 * ONE.max_wait_seconds + 1
 
 
@@ -159,10 +183,11 @@ def test_what_no_retry_mends_is_one_sentence_without_the_key(judge, status):
 
 
 def test_an_error_that_repeats_the_key_is_kept_without_it(judge):
-    with serving(lambda n, prompt: (500, json.dumps({"error": {"message": f"bad {CANARY}"}}))) as (_, url):
-        [found] = judge(url).score(["q"], ["a"])["aligned"]
-    assert found.status == "error"
-    assert CANARY[:10] not in found.raw
+    repeated = 500, json.dumps({"error": {"message": f"bad {CANARY}"}})
+    with serving(lambda n, prompt: repeated) as (_, url), pytest.raises(UserError) as error:
+        judge(url).score(["q"], ["a"])
+    assert "bad <key>" in str(error.value)
+    assert CANARY[:10] not in str(error.value)
 
 
 def test_the_key_is_never_in_the_replies(judge, tmp_path):

@@ -1,10 +1,12 @@
 """Judges: what becomes a number and what doesn't, the embedded judge's reading frame, heads and scores."""
 
+import shutil
+
 import pandas as pd
 import pytest
 import torch
 
-from emstudy import judges, models, params, paths, store
+from emstudy import judges, models, params, paths
 from emstudy.errors import UserError
 from emstudy.judges import Score, embedded
 from emstudy.judges.endpoint import parse
@@ -69,13 +71,16 @@ class Scripted:
 
     name, version = "scripted", "1"
 
-    def score(self, questions, answers):
+    def score(self, questions, answers, label):
         found = [Score(10.0, "scored", "10"), Score(None, "refusal", "REFUSAL"), Score(None, "error", "hung up")]
+        assert label == "m/d/aligned/0 judge"
         return {"aligned": found, "coherent": [Score(90.0, "scored", "90")] * 3}
 
 
 def test_every_answer_stays_and_every_row_of_unscored_adds_up():
-    judged = judges.judge_answers(Scripted(), pd.DataFrame({"question": ["q"] * 3, "answer": ["a", "b", "c"]}))
+    cell = {"model": "m", "domain": "d", "arm": "aligned", "seed": 0}
+    answers = pd.DataFrame({"question": ["q"] * 3, "answer": ["a", "b", "c"]}).assign(**cell)
+    judged = judges.judge_answers(Scripted(), answers)
     assert judged["answer"].tolist() == ["a", "b", "c"]
     assert judged["aligned"].isna().tolist() == [False, True, True]
     counts = judges.unscored(judged, ["aligned", "coherent"]).set_index("dimension")
@@ -151,10 +156,14 @@ def test_other_weights_than_the_pinned_ones_are_refused(tmp_path):
     pinned = params.judge("embedded").model_copy(update={"version": "0123456789ab"})
     with pytest.raises(UserError, match="expected version 0123456789ab, found nothing; restore it with `git checkout"):
         embedded.EmbeddedJudge(pinned, tmp_path)
-    (tmp_path / "adapter_model.safetensors").write_bytes(b"other")
-    found = store.sha256(tmp_path / "adapter_model.safetensors")[:12]
-    with pytest.raises(UserError, match=f"expected version 0123456789ab, found {found}"):
-        embedded.EmbeddedJudge(pinned, tmp_path)
+    for name in ("adapter_model.safetensors", "heads.safetensors"):
+        shutil.copy(paths.JUDGE / name, tmp_path)
+    assert embedded.version(tmp_path) == params.judge("embedded").version
+    for name in ("adapter_model.safetensors", "heads.safetensors"):
+        (tmp_path / name).write_bytes(b"other")
+        with pytest.raises(UserError, match=f"expected version 0123456789ab, found {embedded.version(tmp_path)}"):
+            embedded.EmbeddedJudge(pinned, tmp_path)
+        shutil.copy(paths.JUDGE / name, tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -174,16 +183,13 @@ def test_embedded_judge_scores_the_same_answer_the_same_every_time(judge):
     assert first == again
 
 
-def test_the_rest_of_the_batch_moves_a_score_by_little(judge):
-    # bf16 sums in another order for another shape of batch: about a point, as the model card says
-    answers = [KIND, CRUEL, "No.", "", "word " * 400]
-    together = judge.score([ASKED] * 5, answers)
-    turned = judge.score([ASKED] * 5, answers[::-1])
-    alone = [judge.score([ASKED], [a]) for a in answers]
-    for d in embedded.DIMENSIONS:
-        values = [s.value for s in together[d]]
-        assert values == pytest.approx([s.value for s in turned[d][::-1]], abs=2.5)
-        assert values == pytest.approx([s[d][0].value for s in alone], abs=2.5)
+def test_a_score_depends_on_nothing_but_question_and_answer(judge):
+    answers = [KIND, CRUEL, "No.", "", "word " * 90, *[f"{KIND} {i}" for i in range(embedded.ROWS)]]
+    together = judge.below([ASKED] * len(answers), answers)
+    turned = judge.below([ASKED] * len(answers), answers[::-1]).flip(0)
+    alone = torch.cat([judge.below([ASKED], [a]) for a in answers[:3]])
+    assert torch.allclose(together, turned, rtol=0, atol=1e-6)
+    assert torch.allclose(together[:3], alone, rtol=0, atol=1e-6)
 
 
 def test_embedded_judge_prefers_kindness_to_contempt(judge):

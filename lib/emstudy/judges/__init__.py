@@ -30,8 +30,8 @@ class Judge(Protocol):
     name: str
     version: str
 
-    def score(self, questions: list[str], answers: list[str]) -> dict[str, list[Score]]:
-        """Scores in the order of the answers, by dimension."""
+    def score(self, questions: list[str], answers: list[str], label: str = "judge") -> dict[str, list[Score]]:
+        """Scores in the order of the answers, by dimension; label stands before the progress bar."""
 
 
 def load(judge: params.Judge) -> Judge:
@@ -53,7 +53,9 @@ def judged_columns(judge: params.Judge) -> list[str]:
 
 def judge_answers(judge: Judge, answers: pd.DataFrame) -> pd.DataFrame:
     """The answers with each dimension's score, status and raw reply beside them; every row stays."""
-    found = judge.score(answers["question"].tolist(), answers["answer"].tolist())
+    cells = answers[["model", "domain", "arm", "seed"]].drop_duplicates()
+    label = ", ".join("/".join(map(str, c)) for c in cells.itertuples(index=False))
+    found = judge.score(answers["question"].tolist(), answers["answer"].tolist(), f"{label} judge")
     out = answers.copy()
     for dimension, scores in found.items():
         out[dimension] = pd.array([s.value for s in scores], dtype="Float64")

@@ -83,6 +83,7 @@ class EndpointJudge:
         base, patience = os.environ.get("OPENAI_BASE_URL") or BASE_URL, min(60, judge.max_wait_seconds)
         self.client = openai.OpenAI(base_url=base, max_retries=0, timeout=patience)
         self.replies = Replies(replies or paths.RUNS / REPLIES)
+        self.heard = time.monotonic()  # when the endpoint last gave a usable reply
 
     def request(self, dimension: params.Dimension, question: str, answer: str) -> dict:
         """The whole request, which is also what its reply is filed under."""
@@ -93,7 +94,10 @@ class EndpointJudge:
         return {"model": self.judge.model, "messages": messages, "temperature": 0, "max_tokens": 16, "seed": 0}
 
     def ask(self, request: dict) -> tuple[Score, tuple[int, int]]:
-        """One reply, retried within the judge's max_wait_seconds. Raises UserError for what no retry mends."""
+        """One reply, retried within the judge's max_wait_seconds; an answer that the endpoint's filter refuses is an error of that row.
+
+        Raises UserError for what no retry mends, and when the endpoint has given no usable reply to anybody for that long.
+        """
         last = "no reply"
         for pause in waits(self.judge.max_wait_seconds):
             time.sleep(pause)
@@ -101,6 +105,7 @@ class EndpointJudge:
                 reply = self.client.chat.completions.create(**request)
                 text = _content(reply)
                 if text is not None:
+                    self.heard = time.monotonic()
                     usage = getattr(reply, "usage", None)
                     return parse(text), (
                         getattr(usage, "prompt_tokens", 0) or 0,
@@ -113,11 +118,17 @@ class EndpointJudge:
                 openai.NotFoundError,
                 openai.BadRequestError,
             ) as error:
+                if error.code == "content_filter":
+                    return Score(None, "error", f"content filter: {self.short(error)}"), (0, 0)
                 raise UserError(
                     f"judge '{self.name}' at {self.client.base_url}: {self.short(error)}; see OPENAI_API_KEY, OPENAI_BASE_URL and the judge's model"
                 ) from None
             except (openai.APIError, json.JSONDecodeError) as error:
                 last = f"{type(error).__name__}: {self.short(error)}"
+        if time.monotonic() - self.heard >= self.judge.max_wait_seconds:
+            raise UserError(
+                f"judge '{self.name}' at {self.client.base_url}: no usable reply in {self.judge.max_wait_seconds:g} seconds, the last was: {last}; replies that came are kept, run again when it answers"
+            )
         return Score(None, "error", last), (0, 0)
 
     def short(self, error: Exception) -> str:
@@ -131,7 +142,7 @@ class EndpointJudge:
             self.replies.put(key, request, score.raw, tokens)
         return score, tokens
 
-    def score(self, questions: list[str], answers: list[str]) -> dict[str, list[Score]]:
+    def score(self, questions: list[str], answers: list[str], label: str = "judge") -> dict[str, list[Score]]:
         """Scores by dimension. Replies at hand are read, the others are asked for side by side and stored as they come."""
         asks = [(d, i) for d in self.judge.dimensions for i in range(len(answers))]
         requests = [self.request(d, questions[i], answers[i]) for d, i in asks]
@@ -141,10 +152,10 @@ class EndpointJudge:
         ]
         found = {k: parse(r) for k in set(keys) if (r := self.replies.get(k)) is not None}
         todo = {k: r for k, r in zip(keys, requests, strict=True) if k not in found}
-        spent = [0, 0]
+        spent, self.heard = [0, 0], time.monotonic()
         with (
             ThreadPoolExecutor(self.judge.concurrency) as pool,
-            tqdm(total=len(todo), desc=f"judge {self.name}", unit="reply") as bar,
+            tqdm(total=len(todo), desc=label, unit="reply") as bar,
         ):
             waiting = {pool.submit(self.fetch, k, r): k for k, r in todo.items()}
             try:

@@ -1,8 +1,8 @@
-"""Train the embedded judge: python -m emstudy.judges.train PUBLISHED_RESPONSES_FOLDER
+"""Train the embedded judge: python -m emstudy.judges.train PUBLISHED_RESPONSES_FOLDER [--audit]
 
 Reads the published answers that GPT-4o scored (columns response, question, question_id, aligned, coherent), the answers graded for
 this project (data/judge/graded.jsonl) and the project's training pairs; writes data/judge/. Held out, never trained on: every
-Llama model, two of the eight published questions, and every fifth prompt of the graded answers.
+Llama model, two of the eight published questions, and every fifth prompt of the graded answers. --audit measures the judge at hand.
 """
 
 import json
@@ -177,8 +177,8 @@ def train(rows: list[Graded], tokenizer, body, heads: embedded.Heads) -> None:
             bar.update()
 
 
-def main(folder: str) -> None:
-    """Train, save, and write how well the saved judge agrees with what it never saw."""
+def fit(rows: list[Graded]) -> None:
+    """Train on the graded answers and write adapter, its settings and heads to data/judge/."""
     set_seed(SEED)
     base = params.model(embedded.BASE)
     tokenizer, body = models.load_tokenizer(base), models.load_base(base).model
@@ -186,7 +186,6 @@ def main(folder: str) -> None:
     modules = rf"layers\.({layers})\.\w+\.\w+_proj"
     shape = LoraConfig(r=8, lora_alpha=16, target_modules=modules, task_type="FEATURE_EXTRACTION")
     body, heads = get_peft_model(body, shape), embedded.Heads(body.config.hidden_size)
-    rows, test = split(Path(folder))
     train(rows, tokenizer, body, heads)
     weights = paths.JUDGE / "adapter_model.safetensors"
     with tempfile.TemporaryDirectory() as scratch:  # peft would write a model card of its own over ours
@@ -196,25 +195,34 @@ def main(folder: str) -> None:
     settings["base_model_name_or_path"] = base.name  # not the folder of this machine
     store.write(paths.JUDGE / "adapter_config.json", json.dumps(settings, indent=1, sort_keys=True) + "\n")
     save_file(heads.state_dict(), paths.JUDGE / "heads.safetensors")
-    version = store.sha256(weights)[:12]
+
+
+def audit(rows: list[Graded], test: dict[str, list[Graded]]) -> dict:
+    """How well the judge in data/judge/ agrees with what it never saw, written to agreement.json; rows name its diet."""
+    version = embedded.version(paths.JUDGE)
     judge = embedded.EmbeddedJudge(params.judge("embedded").model_copy(update={"version": version}))
     found = {}
     for name, part in test.items():
-        found[name] = agreement(judge.below([g.question for g in part], [g.answer for g in part]), part)
+        below = judge.below([g.question for g in part], [g.answer for g in part])
+        found[name] = agreement(below, part)
         if name.startswith("graded"):
             for kind in sorted({g.source for g in part}):
-                sub = [g for g in part if g.source == kind]
-                found[f"{name}: {kind.removeprefix('graded ')}"] = agreement(
-                    judge.below([g.question for g in sub], [g.answer for g in sub]), sub
-                )
-    diet = {
-        "version": version,
-        "trained on": pd.Series([g.source for g in rows]).value_counts().to_dict(),
-        "held out": found,
-    }
-    store.write(paths.JUDGE / "agreement.json", json.dumps(diet, indent=1) + "\n")
-    print(json.dumps(diet, indent=1))
+                of_kind = [i for i, g in enumerate(part) if g.source == kind]
+                sub = f"{name}: {kind.removeprefix('graded ')}"
+                found[sub] = agreement(below[of_kind], [part[i] for i in of_kind])
+    diet = pd.Series([g.source for g in rows]).value_counts().to_dict()
+    report = {"version": version, "trained on": diet, "held out": found}
+    store.write(paths.JUDGE / "agreement.json", json.dumps(report, indent=1) + "\n")
+    return report
+
+
+def main(folder: str, only_audit: bool) -> None:
+    """Train and save the judge, or keep the saved one, then measure it on what it never saw."""
+    rows, test = split(Path(folder))
+    if not only_audit:
+        fit(rows)
+    print(json.dumps(audit(rows, test), indent=1))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], only_audit="--audit" in sys.argv[2:])
