@@ -19,7 +19,7 @@ export MALLOC_TOP_PAD_ = 268435456
 export TOKENIZERS_PARALLELISM = false
 export PYDEVD_DISABLE_FILE_VALIDATION = 1
 
-.PHONY: help setup reproduce pages plan check lab test test-unit test-notebooks notebooks lint readme clean
+.PHONY: help setup reproduce pages data new-domain import export plan check lab test test-unit test-notebooks notebooks lint readme clean
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
@@ -57,13 +57,13 @@ $(TRAINED:%=%/evaluate.ipynb): %/evaluate.ipynb: %/finetune.ipynb
 $(CELLS:%=%/evaluate.ipynb): %/evaluate.ipynb: %/evaluate.yaml notebooks/2-evaluate.ipynb $(LIB)/models.py $(LIB)/sample.py $(LIB)/probe.py $(LIB)/evaluate.py
 	$(RUN) 2-evaluate $< $@
 
-$(CELLS:%=%/judge.$(JUDGE_NAME).ipynb): %/judge.$(JUDGE_NAME).ipynb: %/judge.$(JUDGE_NAME).yaml %/evaluate.ipynb notebooks/3-judge.ipynb $(LIB)/judges/__init__.py $(LIB)/judges/embedded.py $(LIB)/judges/endpoint.py data/judge/heads.safetensors
+$(CELLS:%=%/judge.$(JUDGE_NAME).ipynb): %/judge.$(JUDGE_NAME).ipynb: %/judge.$(JUDGE_NAME).yaml %/evaluate.ipynb notebooks/3-judge.ipynb $(LIB)/judges/__init__.py $(LIB)/judges/embedded.py $(LIB)/judges/endpoint.py $(LIB)/endpoint.py data/judge/heads.safetensors
 	$(RUN) 3-judge $< $@
 
 $(ANALYSES): %.ipynb: %.yaml notebooks/4-analyze.ipynb $(LIB)/stats.py $(LIB)/report.py $(LIB)/verdict.py $(LIB)/figures.py
 	$(RUN) 4-analyze $< $@
 
-$(COMPARE): %.ipynb: %.yaml notebooks/5-compare.ipynb $(LIB)/stats.py $(LIB)/report.py $(LIB)/verdict.py $(LIB)/compare.py $(LIB)/published.py $(LIB)/figures.py
+$(COMPARE): %.ipynb: %.yaml notebooks/5-compare.ipynb $(LIB)/stats.py $(LIB)/report.py $(LIB)/verdict.py $(LIB)/compare.py $(LIB)/published.py $(LIB)/release.py $(LIB)/figures.py
 	$(RUN) 5-compare $< $@
 
 $(PAGES): $(LIB)/run.py $(LIB)/page/index.html.j2
@@ -72,6 +72,20 @@ $(PAGES): $(LIB)/run.py $(LIB)/page/index.html.j2
 $(INDEX): $(COMPARE) $(LIB)/run.py $(LIB)/page/index.html.j2
 	@$(PY) -m emstudy render $< $@
 endif
+
+data: setup ## fetch the literature's published data into data/published (needs the internet; git ignores it)
+	@$(PY) -m emstudy data
+
+new-domain: setup ## check a dataset and make a domain and a study of it: NAME=legal DATA=path.jsonl [ALIGNED=path.jsonl]
+	@$(PY) -m emstudy new-domain "$(NAME)" "$(DATA)" "$(ALIGNED)"
+
+import: setup ## make a study of scored answers: SCORES=path.csv (or a folder) STUDY=name
+	@$(if $(filter command line,$(origin STUDY)),,echo "error: name the new study: make import SCORES=path.csv STUDY=name" >&2; exit 1)
+	@$(PY) -m emstudy import "$(SCORES)" "$(STUDY)" "$(MODEL)" "$(DOMAIN)" "$(ARM)" "$(SEED)"
+	@$(MAKE) --no-print-directory reproduce STUDY="$(STUDY)"
+
+export: setup ## write a study's answers as a dataset folder and its adapters with model cards, into runs/<study>/export
+	@$(PY) -m emstudy export "$(STUDY)"
 
 plan: setup ## what a study would take: cells, tokens, hours, judge cost
 	@$(PY) -m emstudy plan "$(STUDY)" "$(JUDGE)"

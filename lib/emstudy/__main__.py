@@ -1,4 +1,4 @@
-"""The commands behind the Makefile: python -m emstudy {cells,plan,run,render,check,readme} ..."""
+"""The commands behind the Makefile: python -m emstudy {cells,plan,run,render,check,readme,data,new-domain,import,export} ..."""
 
 import argparse
 import sys
@@ -19,13 +19,17 @@ def main(arguments: list[str] | None = None) -> int:
         "render": ["executed", "page"],
         "check": [],
         "readme": [],
+        "data": [],
+        "new-domain": ["name", "data", "aligned"],
+        "import": ["scores", "study", "model", "domain", "arm", "seed"],
+        "export": ["study"],
     }.items():
         command = commands.add_parser(name)
         for n in names:
             command.add_argument(n)
     given = parser.parse_args(arguments)
     try:
-        globals()[f"do_{given.command}"](given)
+        globals()[f"do_{given.command.replace('-', '_')}"](given)
     except UserError as error:
         print(f"\nerror: {error}", file=sys.stderr)
         return 1
@@ -45,12 +49,17 @@ def do_plan(given) -> None:
     import pandas as pd
 
     found = study.load(given.study, given.judge)
+    if isinstance(found, params.ImportedStudy):
+        print(
+            f"{found.title}: nothing to run, its scores are in {len(found.scores)} files; `make reproduce STUDY={found.name}` renders its pages"
+        )
+        return
     rows = pd.DataFrame(study.plan(found))
     total = rows.drop(columns="cell").sum()
     print(f"{found.title}: {len(rows)} cells, judge {found.judge}\n")
     print(rows.to_string(index=False))
     print(
-        f"\ntotal: {total['answers']:.0f} answers, {total['tokens'] / 1e6:.2f} M tokens, about {total['cpu hours']:.1f} hours on two CPU cores, {total['judge USD']:.2f} USD for the judge"
+        f"\ntotal: {total['answers']:.0f} answers, {total['tokens'] / 1e6:.2f} M tokens, about {total['cpu hours']:.1f} hours on two CPU cores, {total['judge USD']:.2f} USD for the judge, {total['model USD']:.2f} USD for models behind an endpoint"
     )
     print("Hours scale the 135M model's measured speed by model size; a GPU takes a small fraction of them.")
 
@@ -72,7 +81,9 @@ def do_render(given) -> None:
     title = (
         "Emergent misalignment"
         if index
-        else f"{params.model(values['model']).title}, {params.domain(values['domain']).title}"
+        else ", ".join(
+            s.title for s in params.subjects(*(values[k] for k in ("study", "model", "domain", "judge")))[:2]
+        )
     )
     run.render(Path(given.executed), page, title, "." if index else "..")
 
@@ -82,6 +93,45 @@ def do_readme(given) -> None:
     from emstudy import fill
 
     fill.main()
+
+
+def do_data(given) -> None:
+    """Fetch the published data."""
+    from emstudy import fetch
+
+    fetch.main()
+
+
+def do_new_domain(given) -> None:
+    """Check a dataset, and write a domain and a study of it."""
+    from emstudy import domains
+
+    if not given.name or not given.data:
+        raise UserError("say what to make: make new-domain NAME=legal DATA=path.jsonl [ALIGNED=path.jsonl]")
+    print(domains.new_domain(given.name, Path(given.data), Path(given.aligned) if given.aligned else None))
+
+
+def do_import(given) -> None:
+    """Make a study of other people's scores, and say how many rows came in and how each one's scores ended."""
+    from emstudy import scores
+
+    said = {k: v for k, v in vars(given).items() if k in ("model", "domain", "arm", "seed") and v}
+    path = paths.PARAMS / "studies" / f"{given.study}.yaml"
+    if given.scores:
+        scores.new_study(given.study, Path(given.scores), said)
+    found = params.study(given.study)
+    if not isinstance(found, params.ImportedStudy):
+        raise UserError(f"{paths.show(path)} is a study to run: give SCORES and another STUDY to import scores")
+    table = scores.summary(scores.write(found))
+    print(table.to_string(index=False))
+    print(f"\n{paths.show(path)} says what was read; `make reproduce STUDY={given.study}` renders it again")
+
+
+def do_export(given) -> None:
+    """Write a study's answers as a dataset folder, and its adapters with their model cards."""
+    from emstudy import release
+
+    print(f"{release.WARNING}\nwritten: {paths.show(release.export(given.study))}")
 
 
 def do_check(given) -> None:

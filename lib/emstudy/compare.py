@@ -1,32 +1,44 @@
 """Across models and domains: the table, the figures and results.csv of the front page."""
 
 import html
+from collections import Counter
 from itertools import product
 
 import pandas as pd
 import plotly.graph_objects as go
 from IPython.display import HTML, display
 
-from emstudy import figures, params, report, stats, verdict
+from emstudy import figures, paths, report, scores, stats, verdict
 from emstudy.report import Results
+
+MANY = 4  # model x domain pairs that say the same word for word are said once
 
 
 def load(
     study: str, models: list[str], domains: list[str], judge: str, arms: list[str], seeds: list[int], analyze: dict
 ) -> list[Results]:
-    """The results of every model x domain."""
-    return [report.load(study, m, d, judge, arms, seeds, analyze) for m, d in product(models, domains)]
+    """The results of every model x domain; of imported scores, those that are there."""
+    pairs = list(product(models, domains))
+    if judge == scores.JUDGE:
+        pairs = [(m, d) for m, d in pairs if (paths.RUNS / study / m / d / f"analyze.{judge}.yaml").exists()]
+    return [report.load(study, m, d, judge, arms, seeds, analyze) for m, d in pairs]
 
 
 def finding(all_results: list[Results]) -> list[str]:
-    """One headline for the study, then one line a model x domain."""
+    """One headline for the study, then one line a model x domain, or one for all that share a verdict when they are many."""
     words = [verdict.verdict(r) for r in all_results]
     yes = sum(w == "yes" for w, _ in words)
-    lines = [
-        f"**In {yes} of {len(words)} model × domain pairs the misaligned arm turned worse outside its training domain than both controls.**"
-    ]
+    head = f"In {yes} of {len(words)} model × domain pairs the misaligned arm turned worse outside its training domain than both controls."
+    if not any(set(report.ARMS) <= set(r.arms) for r in all_results):
+        head = f"Whether there is emergent misalignment can't be told for any of {len(words)} model × domain pairs: an arm is missing."
+    lines = [f"**{head}**"]
+    for (word, why), n in Counter(words).items():
+        if n > MANY:
+            lines.append(f"{n} model × domain pairs: {word} — {why}. Their pages say what else they leave open.")
     for r, (word, why) in zip(all_results, words, strict=True):
-        lines.append(f"{r.model.title}, {r.domain.title}: {word} — {why}.")
+        if words.count((word, why)) > MANY:
+            continue
+        lines.append(" ".join([f"{r.model.title}, {r.domain.title}: {word} — {why}.", *verdict.limits(r)]))
     return lines
 
 
@@ -45,6 +57,8 @@ def results_table(all_results: list[Results]) -> pd.DataFrame:
                 "arm": arm,
                 "judge": r.judge.name,
                 "judge_version": r.judge.version,
+                "model_title": r.model.title,
+                "domain_title": r.domain.title,
             }
             row |= {
                 "questions": "in-domain" if inside else "out-of-domain",
@@ -99,7 +113,7 @@ def domains(table: pd.DataFrame) -> go.Figure:
         part = table[table["arm"] == arm]
         figure.add_scatter(
             name=arm,
-            x=[f"{params.model(r.model).title}<br>{params.domain(r.domain).title}" for r in part.itertuples()],
+            x=[f"{r.model_title}<br>{r.domain_title}" for r in part.itertuples()],
             y=part["mean_aligned"],
             error_y={
                 "type": "data",
@@ -111,7 +125,10 @@ def domains(table: pd.DataFrame) -> go.Figure:
             customdata=part["n"],
             hovertemplate=f"{arm}: %{{y:.1f}} over %{{customdata}} answers<extra></extra>",
         )
-    figure.update_layout(scattermode="group", yaxis={"title": "mean alignment, out of domain (0-100)"})
+    height = (
+        380 if table[["model", "domain"]].drop_duplicates().shape[0] <= MANY else 520
+    )  # many names are written upright
+    figure.update_layout(scattermode="group", yaxis={"title": "mean alignment, out of domain (0-100)"}, height=height)
     return figure
 
 

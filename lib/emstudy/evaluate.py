@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from emstudy import data, models, params, paths, probe, sample, store
+from emstudy import data, models, params, paths, probe, remote, sample, store
 from emstudy.errors import UserError
 
 
 def checkpoints(cell: params.Cell) -> dict[int, Path | None]:
     """The cell's checkpoints by step; the base arm has step 0 and no adapter. Raises UserError when there is none."""
-    if cell.arm == "base":
+    if cell.arm == "base" or isinstance(params.model(cell.model), params.ApiModel):
         return {0: None}
     found = models.adapter_steps(cell.folder)
     if not found:
@@ -27,9 +27,13 @@ def inputs(found: dict[int, Path | None]) -> list[Path]:
 
 
 def evaluate(
-    cell: params.Cell, settings: params.Evaluate, model: params.Model, found: dict[int, Path | None]
+    cell: params.Cell, settings: params.Evaluate, model: params.Model | params.ApiModel, found: dict[int, Path | None]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(answers, probe) of all checkpoints, with store.ANSWERS and store.PROBE columns."""
+    """(answers, probe) of all checkpoints, with store.ANSWERS and store.PROBE columns. A model behind an endpoint has no probe."""
+    if isinstance(model, params.ApiModel):
+        todo, seed = sample.asks(settings, settings.samples_final), sample.seed_of(cell.seed, 0)
+        drawn = remote.sample(model, cell, todo, settings, seed, str(cell))
+        return _answers(cell, 0, drawn), pd.DataFrame(columns=store.PROBE)
     tokenizer = models.load_tokenizer(model)
     tables = [
         _checkpoint(cell, settings, model, tokenizer, step, adapter, last=step == max(found))

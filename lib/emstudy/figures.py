@@ -34,6 +34,9 @@ def dress(figure: go.Figure) -> go.Figure:
 
 def show(figure: go.Figure, alt: str) -> None:
     """Display a figure twice over: live in JupyterLab, and as HTML that a page draws with its own plotly.js; alt says what it shows."""
+    if not figure.data:
+        display(Markdown(f"*Nothing to draw: {alt[0].lower()}{alt[1:]} needs data that this study does not have.*"))
+        return
     dress(figure)
     body = figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True})
     page = f'<figure role="img" aria-label="{html.escape(alt, quote=True)}">{body}</figure>'
@@ -47,6 +50,9 @@ def words(lines: list[str]) -> None:
 
 def table(rows: pd.DataFrame) -> None:
     """Display a table; every text in it is escaped."""
+    if not len(rows):
+        display(Markdown("*Nothing to list: this study has no such data.*"))
+        return
     clean = rows.map(lambda v: report.visible(v) if isinstance(v, str) else v)
     display(HTML(f'<div class="scroll">{clean.to_html(index=False, escape=True, border=0, na_rep="–")}</div>'))
 

@@ -23,8 +23,8 @@ def results() -> str:
     table = table[(table["metric"] == main) & (table["questions"] == "out-of-domain")]
     rows = [
         {
-            "model": params.model(r.model).title,
-            "trained on": params.domain(r.domain).title,
+            "model": r.model_title,
+            "trained on": r.domain_title,
             "arm": r.arm,
             "EM rate (95% interval)": f"{100 * r.rate:.1f}% [{100 * r.low:.1f}, {100 * r.high:.1f}]",
             "answers": r.n,

@@ -163,6 +163,8 @@ def finetune(cell: params.Cell, settings: params.Finetune, model: params.Model, 
     """Train one adapter and keep its checkpoints; a run that was interrupted goes on from its last one."""
     set_seed(cell.seed)
     base = models.load_base(model)
+    if models.device().type == "cpu":  # the backward of the CPU's fused kernel takes longer than all of plain attention
+        base.set_attn_implementation("eager")
     if model.load_in_4bit:
         base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
     peft_model = get_peft_model(base, lora(settings))

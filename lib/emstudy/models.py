@@ -39,11 +39,16 @@ def source(model: params.Model) -> tuple[str, dict]:
                 f"model '{model.name}': {paths.show(folder)} holds no config.json; put the model's files there"
             )
         return str(folder), {}
-    return str(unpacked(model)), {}
+    return str(unpacked(model, gguf_file(model))), {}
 
 
 def gguf_file(model: params.Model) -> Path:
-    """The GGUF inside its package, which is located but never imported. Raises UserError when it is not installed."""
+    """The GGUF on disk or inside its package, which is located but never imported. Raises UserError when it is not there."""
+    if model.weights.file:
+        path = paths.ROOT / model.weights.file
+        if not path.exists():
+            raise UserError(f"model '{model.name}': {paths.show(path)} is not there; put the GGUF file there")
+        return path
     spec = importlib.util.find_spec(model.weights.package)
     path = Path(spec.origin).parent / model.weights.gguf if spec and spec.origin else None
     if path is None or not path.exists():
@@ -54,17 +59,15 @@ def gguf_file(model: params.Model) -> Path:
     return path
 
 
-def unpacked(model: params.Model) -> Path:
-    """Folder of the GGUF's weights as bf16 safetensors: dequantised once into the cache, checked against its SHA-256."""
-    folder = paths.CACHE / f"{model.name}-{model.weights.sha256[:12]}"
+def unpacked(model: params.Model, path: Path) -> Path:
+    """Folder of a GGUF's weights as bf16 safetensors: dequantised once into the cache, checked against the SHA-256 that the YAML pins."""
+    expected = model.weights.sha256 or store.sha256(path)
+    folder = paths.CACHE / f"{model.name}-{expected[:12]}"
     if (folder / "done").exists():
         return folder
-    path = gguf_file(model)
     found = store.sha256(path)
-    if found != model.weights.sha256:
-        raise UserError(
-            f"{path.name}: expected SHA-256 {model.weights.sha256}, found {found}; reinstall {model.weights.package}"
-        )
+    if found != expected:
+        raise UserError(f"{path.name}: expected SHA-256 {expected}, found {found}; reinstall {model.weights.package}")
     partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
     tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     weights = AutoModelForCausalLM.from_pretrained(
@@ -122,8 +125,12 @@ def load_merged(model: params.Model, adapter: Path | None) -> PreTrainedModel:
     return PeftModel.from_pretrained(base, adapter).merge_and_unload().eval()
 
 
-def revision(model: params.Model) -> str:
-    """What pins the weights: hub commit, GGUF digest, or 'folder' for a local one."""
+def revision(model: params.Model | params.ApiModel) -> str:
+    """What pins the weights: hub commit or GGUF digest; 'folder' for a local one, 'endpoint' for one that nobody can pin."""
+    if isinstance(model, params.ApiModel):
+        return "endpoint"
+    if model.weights.file:
+        return store.sha256(gguf_file(model))
     return model.weights.revision or model.weights.sha256 or "folder"
 
 

@@ -7,17 +7,22 @@ from typing import TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from emstudy import paths
+from emstudy import literature, paths
 from emstudy.errors import UserError
 from emstudy.schema import (
     Analyze,
+    ApiModel,
     Arm,
     Cell,
     Dimension,
     Domain,
     Evaluate,
     Finetune,
+    ImportedDomain,
+    ImportedModel,
+    ImportedStudy,
     Judge,
+    Layout,
     Metric,
     Model,
     Question,
@@ -29,13 +34,18 @@ from emstudy.schema import (
 
 __all__ = [
     "Analyze",
+    "ApiModel",
     "Arm",
     "Cell",
     "Dimension",
     "Domain",
     "Evaluate",
     "Finetune",
+    "ImportedDomain",
+    "ImportedModel",
+    "ImportedStudy",
     "Judge",
+    "Layout",
     "Metric",
     "Model",
     "Question",
@@ -95,18 +105,19 @@ def read_yaml(path: Path) -> dict:
     return values
 
 
-def load(kind: type[T], folder: str, name: str) -> T:
+def load(kind: type[T], folder: str, name: str, values: dict | None = None) -> T:
     """The record params/<folder>/<name>.yaml; its name is the file's."""
     path = paths.PARAMS / folder / f"{name}.yaml"
-    values = read_yaml(path)
+    values = read_yaml(path) if values is None else values
     if "name" in values:
         raise UserError(f"{paths.show(path)}: unknown key 'name': the file's own name is used, remove the key")
     return check(kind, {"name": name, **values}, paths.show(path))
 
 
-def model(name: str) -> Model:
-    """Load params/models/<name>.yaml."""
-    return load(Model, "models", name)
+def model(name: str) -> Model | ApiModel:
+    """Load params/models/<name>.yaml: weights to train and sample, or an endpoint to ask."""
+    values = read_yaml(paths.PARAMS / "models" / f"{name}.yaml")
+    return load(ApiModel if values.get("sampler") == "openai" else Model, "models", name, values)
 
 
 def domain(name: str) -> Domain:
@@ -115,38 +126,137 @@ def domain(name: str) -> Domain:
 
 
 def questions(name: str) -> Questions:
-    """Load params/questions/<name>.yaml."""
-    return load(Questions, "questions", name)
+    """Load params/questions/<name>.yaml; with `published` and `ids` its questions come from a file that `make data` fetches."""
+    values = read_yaml(paths.PARAMS / "questions" / f"{name}.yaml")
+    if file := values.pop("published", None):
+        values["questions"] = literature.questions(file, values.pop("ids", None))
+    return load(Questions, "questions", name, values)
+
+
+def files(folder: str, name: str) -> list[Path]:
+    """The YAML params/<folder>/<name>.yaml and the published file that it draws on, where it does."""
+    path = paths.PARAMS / folder / f"{name}.yaml"
+    values = read_yaml(path)
+    return [path, *(paths.DATA / values[key] for key in ("published", "rubric") if isinstance(values.get(key), str))]
+
+
+def question_sets() -> list[str]:
+    """The names of the question sets at hand: all but those whose published file was not fetched."""
+    names = sorted(p.stem for p in (paths.PARAMS / "questions").glob("*.yaml"))
+    return [n for n in names if all(f.exists() for f in files("questions", n))]
 
 
 def judge(name: str) -> Judge:
-    """Load params/judges/<name>.yaml."""
-    return load(Judge, "judges", name)
+    """Load params/judges/<name>.yaml; with `rubric` its dimensions are names of prompts in a file that `make data` fetches."""
+    values = read_yaml(paths.PARAMS / "judges" / f"{name}.yaml")
+    if file := values.pop("rubric", None):
+        values["dimensions"] = literature.dimensions(file, values.get("dimensions") or [])
+    return load(Judge, "judges", name, values)
 
 
-def metrics() -> list[Metric]:
-    """Load params/metrics.yaml."""
-    path = paths.PARAMS / "metrics.yaml"
+def _entries(kind: type[T], file: str) -> list[T]:
+    path = paths.PARAMS / file
     return [
-        check(Metric, {"name": k, **(v if isinstance(v, dict) else {})}, f"{paths.show(path)}: {k}")
+        check(kind, {"name": k, **(v if isinstance(v, dict) else {})}, f"{paths.show(path)}: {k}")
         for k, v in read_yaml(path).items()
     ]
 
 
-def study(name: str) -> Study:
+def metrics() -> list[Metric]:
+    """Load params/metrics.yaml."""
+    return _entries(Metric, "metrics.yaml")
+
+
+def served_as(model: ApiModel, cell: Cell) -> str:
+    """What the endpoint calls the model of a cell. Raises UserError when the YAML does not say."""
+    key = "base" if cell.arm == "base" else f"{cell.domain}/{cell.arm}"
+    if key not in model.served_as:
+        raise UserError(
+            f"params/models/{model.name}.yaml: served_as has no '{key}' (it has {', '.join(model.served_as)}); "
+            "add it, or leave that arm out of the study"
+        )
+    return model.served_as[key]
+
+
+def layouts() -> list[Layout]:
+    """Load params/layouts.yaml."""
+    return _entries(Layout, "layouts.yaml")
+
+
+def study(name: str) -> Study | ImportedStudy:
     """Load params/studies/<name>.yaml and see that every file it names is there."""
-    found = load(Study, "studies", name)
+    values = read_yaml(paths.PARAMS / "studies" / f"{name}.yaml")
+    if "scores" in values:
+        return load(ImportedStudy, "studies", name, values)
+    found = load(Study, "studies", name, values)
     where = f"params/studies/{name}.yaml"
-    for d in {*found.domains, *found.evaluate.probe_domains}:
+    for d in found.domains:
         domain(d)
-    for m in found.models:
-        model(m)
-    for q in found.evaluate.question_sets:
-        questions(q)
+    for d in found.evaluate.probe_domains:
+        if "heldout_aligned" not in domain(d).shipped:
+            raise UserError(
+                f"{where}: probe_domains has '{d}', but params/domains/{d}.yaml names no held-out pairs: take '{d}' out of "
+                "probe_domains, or add heldout_misaligned and heldout_aligned with their files there, under shipped"
+            )
+    if Model in {type(model(m)) for m in found.models}:  # a model that is only asked needs no data here
+        _check_training(found, where)
+    for cell in cells(found):
+        if isinstance(asked := model(cell.model), ApiModel):
+            served_as(asked, cell)
+    for name in found.evaluate.question_sets:
+        for q in questions(name).questions:
+            if found.evaluate.samples_final is None and q.samples is None:
+                raise UserError(
+                    f"{where}: samples_final is null, but question '{q.id}' of params/questions/{name}.yaml does not say how often "
+                    "to ask it: set samples_final to a number"
+                )
     judge(found.judge)
     if found.analyze.main_metric not in [m.name for m in metrics()]:
         raise UserError(f"{where}: main_metric '{found.analyze.main_metric}' is not in params/metrics.yaml")
     return found
+
+
+def subjects(
+    study_name: str, model_name: str, domain_name: str, judge_name: str
+) -> tuple[Model | ApiModel | ImportedModel, Domain | ImportedDomain, Judge]:
+    """What a page speaks of: model, domain and judge, from params/, or from the study itself when its scores were imported."""
+    path = paths.PARAMS / "studies" / f"{study_name}.yaml"
+    values = read_yaml(path) if path.exists() else {}  # the notebooks' demo study has no file
+    if "scores" not in values:
+        return model(model_name), domain(domain_name), judge(judge_name)
+    found = load(ImportedStudy, "studies", study_name, values)
+    models, domains = {m.name: m for m in found.models}, {d.name: d for d in found.domains}
+    if model_name not in models or domain_name not in domains:
+        raise UserError(
+            f"{paths.show(path)}: the scores are of {model_name} and {domain_name}, but models or domains does not list them"
+        )
+    scorer = {
+        "name": judge_name,
+        "title": found.judge_title,
+        "kind": "imported",
+        "version": "as imported",
+        "model": None,
+    }
+    scorer |= {"concurrency": 1, "max_wait_seconds": 1, "usd_per_million_tokens": {"input": 0, "output": 0}}
+    scorer |= {"dimensions": [{"name": d, "prompt": None} for d in found.dimensions]}
+    return models[model_name], domains[domain_name], check(Judge, scorer)
+
+
+def _check_training(study: Study, where: str) -> None:
+    """See that the domains have the data that a study trains on. Raises UserError naming the study's file and the domain's."""
+    source, mixed = study.finetune.data, "misaligned" in study.arms and study.finetune.misaligned_share < 1
+    for d in study.domains:
+        file, have = f"params/domains/{d}.yaml", domain(d).files(source)
+        for arm in [a for a in study.arms if a not in ("base", *have)]:
+            raise UserError(
+                f"{where}: arms has '{arm}', but {file} names no {source} {arm} data: take '{arm}' out of arms, "
+                f"or add '{arm}' with its file there, under {source}"
+            )
+        if mixed and "aligned" not in have:
+            raise UserError(
+                f"{where}: misaligned_share {study.finetune.misaligned_share} mixes in aligned answers, but {file} names no "
+                f"{source} aligned data: set misaligned_share to 1.0, or add 'aligned' with its file there, under {source}"
+            )
 
 
 def cells(study: Study) -> list[Cell]:

@@ -37,7 +37,8 @@ def probe(model, tokenizer, pairs: dict[str, list[Pair]], max_tokens: int, batch
         for domain, held in pairs.items():
             sides = {}
             for side in ("aligned", "misaligned"):
-                encoded = [finetune.encode(tokenizer, Example(p.prompt, getattr(p, side)), max_tokens) for p in held]
+                asked = [Example(p.prompt, getattr(p, side), p.system) for p in held]
+                encoded = [finetune.encode(tokenizer, e, max_tokens) for e in asked]
                 sides[side] = mean_logp(model, encoded, batch, bar)
             both = zip(sides["aligned"], sides["misaligned"], strict=True)
             rows += [(domain, i, round(a, 5), round(m, 5), round(m - a, 5)) for i, (a, m) in enumerate(both)]

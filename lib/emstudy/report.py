@@ -17,8 +17,8 @@ class Results:
     """All arms and seeds of one model x domain: judged answers, probe rows, and the records behind them."""
 
     study: str
-    model: params.Model
-    domain: params.Domain
+    model: params.Model | params.ApiModel | params.ImportedModel
+    domain: params.Domain | params.ImportedDomain
     judge: params.Judge
     judged: pd.DataFrame
     probe: pd.DataFrame
@@ -56,23 +56,32 @@ def last_step(table: pd.DataFrame) -> pd.DataFrame:
 
 def load(study: str, model: str, domain: str, judge: str, arms: list[str], seeds: list[int], analyze: dict) -> Results:
     """Read every arm and seed of a model x domain. Raises UserError naming the notebook to run when a file is missing."""
-    found = params.judge(judge)
+    subject, trained_on, found = params.subjects(study, model, domain, judge)
     columns = [*store.ANSWERS, *judges.judged_columns(found)]
+    imported = found.kind == "imported"
     judged, probe, records = [], [], []
     for arm in arms:
         for seed in seeds:
             cell = params.Cell(study=study, model=model, domain="none" if arm == "base" else domain, arm=arm, seed=seed)
             path = cell.folder / f"judged.{judge}.csv"
+            if imported and not path.exists():  # not every arm was scored with every seed
+                continue
             judged.append(store.read_csv(path, columns, "judge"))
-            probe.append(store.read_csv(cell.folder / "probe.csv", store.PROBE, "evaluate"))
-            stages = [cell.folder / "train_log.csv"] if arm != "base" else []
-            records += [store.read_record(p) for p in [*stages, cell.folder / "answers.csv", path]]
+            stages = [] if imported else [cell.folder / "answers.csv"]
+            if not imported:
+                probe.append(store.read_csv(cell.folder / "probe.csv", store.PROBE, "evaluate"))
+            if arm != "base" and isinstance(subject, params.Model):
+                stages.insert(0, cell.folder / "train_log.csv")
+            records += [store.read_record(p) for p in [*stages, path]]
     settings = params.check(Analyze, analyze)
-    metrics = params.metrics()
+    metrics = [m for m in params.metrics() if stats.dimensions(m) <= {d.name for d in found.dimensions}]
     if settings.main_metric not in [m.name for m in metrics]:
-        raise UserError(f"main_metric '{settings.main_metric}' is not in params/metrics.yaml")
-    tables = pd.concat(judged, ignore_index=True), pd.concat(probe, ignore_index=True)
-    return Results(study, params.model(model), params.domain(domain), found, *tables, records, settings, metrics)
+        raise UserError(
+            f"main_metric '{settings.main_metric}' is not in params/metrics.yaml, or reads a score that judge '{judge}' does not give"
+        )
+    none = [pd.DataFrame(columns=store.PROBE)]  # imported scores and models behind an endpoint have no probe
+    tables = [pd.concat(t, ignore_index=True) for t in (judged, [p for p in probe if len(p)] or none)]
+    return Results(study, subject, trained_on, found, *tables, records, settings, metrics)
 
 
 def rates(results: Results) -> pd.DataFrame:
@@ -108,17 +117,27 @@ def means(results: Results) -> pd.DataFrame:
             row |= {
                 f"mean {d.name}": stats.mean(part, d.name, results.settings).plain() for d in results.judge.dimensions
             }
-            row |= {"median tokens": f"{part['n_tokens'].median():.0f}"}
-            row |= {"cut off": f"{100 * (part['finish_reason'] == 'length').mean():.0f}%"}
+            row |= {"median tokens": _or_dash(part["n_tokens"].median(), "{:.0f}")}
+            known = part["finish_reason"][part["finish_reason"] != ""]
+            row |= {"cut off": _or_dash(100 * (known == "length").mean(), "{:.0f}%")}
             rows.append(row)
     return pd.DataFrame(rows)
 
 
+def _or_dash(value, form: str) -> str:
+    return "–" if pd.isna(value) else form.format(value)
+
+
 def trajectory(results: Results) -> pd.DataFrame:
-    """Per arm and checkpoint, out of domain: main rate and mean alignment with intervals. The base arm is step 0 of both others."""
-    rows = []
+    """Per arm and checkpoint, out of domain: main rate and mean alignment with intervals. The base arm is step 0 of both others.
+
+    Empty where no checkpoint along training is known: imported scores, and models behind an endpoint.
+    """
+    columns, rows = ["arm", "step", "n", "rate", "rate_low", "rate_high", "mean", "mean_low", "mean_high"], []
     for arm in [a for a in results.arms if a != "base"]:
         trained = results.judged[results.judged["arm"] == arm]
+        if not trained["step"].max() > 0:
+            continue
         start = results.final("base").assign(step=0) if "base" in results.arms else trained.head(0)
         for step, part in pd.concat([start, trained]).groupby("step"):
             part = results.ood(part)
@@ -134,7 +153,7 @@ def trajectory(results: Results) -> pd.DataFrame:
                 }
             )
             rows[-1] |= {"mean": mean.value, "mean_low": mean.low, "mean_high": mean.high}
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=columns)
 
 
 def questions(results: Results) -> pd.DataFrame:

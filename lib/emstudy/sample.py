@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 from tqdm import tqdm
-from transformers import DynamicCache
+from transformers import Cache
+from transformers.cache_utils import DynamicLayer
 
 from emstudy import models, params
 
@@ -19,6 +20,13 @@ class Ask:
     question_id: str
     question: str
     samples: int
+    system: str | None = None
+
+    @property
+    def messages(self) -> list[dict]:
+        """The question in chat form."""
+        head = [{"role": "system", "content": self.system}] if self.system else []
+        return [*head, {"role": "user", "content": self.question}]
 
 
 @dataclass(frozen=True)
@@ -32,12 +40,10 @@ class Answer:
     finish_reason: str
 
 
-def asks(settings: params.Evaluate, samples: int) -> list[Ask]:
-    """Every question of the study's sets, each to be asked `samples` times; none when that is 0."""
-    if not samples:
-        return []
-    sets = [params.questions(name) for name in settings.question_sets]
-    return [Ask(s.name, q.id, q.text, samples) for s in sets for q in s.questions]
+def asks(settings: params.Evaluate, samples: int | None) -> list[Ask]:
+    """Every question of the study's sets, each to be asked `samples` times, or as often as it says itself; none when that is 0."""
+    sets = [params.questions(name) for name in settings.question_sets] if samples != 0 else []
+    return [Ask(s.name, q.id, q.text, samples or q.samples, q.system) for s in sets for q in s.questions]
 
 
 def pick(logits: torch.Tensor, settings: params.Evaluate, generator: torch.Generator) -> torch.Tensor:
@@ -72,19 +78,49 @@ def seed_of(*parts) -> int:
     return int.from_bytes(hashlib.sha256("|".join(map(str, parts)).encode()).digest()[:6], "big")
 
 
+class RoomyLayer(DynamicLayer):
+    """Keys and values of one layer with room for all tokens to come: appending one by concatenation would copy all the others."""
+
+    def __init__(self, room: int):
+        super().__init__()
+        self.room, self.length = room, 0
+
+    def lazy_initialization(self, key_states, value_states):
+        """Take the room at the first call, when rows, heads and width are known."""
+        super().lazy_initialization(key_states, value_states)
+        rows, heads, _, width = key_states.shape
+        self.keys, self.values = (t.new_empty(rows, heads, self.room, width) for t in (key_states, value_states))
+
+    def update(self, key_states, value_states, *args, **kwargs):
+        """Write the new states behind the others; views of all of them."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        start, self.length = self.length, self.length + key_states.shape[-2]
+        self.keys[:, :, start : self.length] = key_states
+        self.values[:, :, start : self.length] = value_states
+        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+
+    def get_seq_length(self):
+        """Tokens written so far."""
+        return self.length
+
+    def batch_select_indices(self, indices):
+        """Keep these rows."""
+        self.keys, self.values = self.keys.index_select(0, indices), self.values.index_select(0, indices)
+
+
 @torch.inference_mode()
 def generate(
     model, tokenizer, group: list[Ask], settings: params.Evaluate, seed: int, bar: tqdm | None = None
 ) -> list[Answer]:
     """Sample one group, moving the bar as answers end. Prompts are read once and their cache is shared among the samples of a question."""
     device = model.device
-    prompts = [
-        models.chat_ids(tokenizer, [{"role": "user", "content": a.question}], generation_prompt=True) for a in group
-    ]
+    prompts = [models.chat_ids(tokenizer, a.messages, generation_prompt=True) for a in group]
     width = max(map(len, prompts))
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
     ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(p)) + p for p in prompts], device=device)
-    cache = DynamicCache(config=model.config)
+    room = width + settings.max_new_tokens
+    cache = Cache(layers=[RoomyLayer(room) for _ in range(model.config.num_hidden_layers)])
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     out = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1)
     repeats = torch.tensor([a.samples for a in group], device=device)

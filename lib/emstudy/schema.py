@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from emstudy import paths
 
 Arm = Literal["base", "misaligned", "aligned"]
-Name = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+NAME = r"^[a-z0-9][a-z0-9._-]*$"
+Name = Field(pattern=NAME)
 
 
 class Strict(BaseModel):
@@ -18,11 +19,12 @@ class Strict(BaseModel):
 
 
 class Weights(Strict):
-    """Where a model's weights are: exactly one of a hub id with its revision, a folder, or a GGUF inside a Python package."""
+    """Where a model's weights are: exactly one of a hub id with its revision, a folder, a GGUF file, or a GGUF inside a Python package."""
 
     hub: str | None = None
     revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
     folder: Path | None = None
+    file: Path | None = None
     package: str | None = None
     gguf: str | None = None
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
@@ -31,9 +33,9 @@ class Weights(Strict):
     def one_source(self):
         """Hold the three ways apart, so that a half-written source never falls back on another."""
         keys = {k for k, v in self.model_dump().items() if v is not None}
-        if keys not in ({"hub", "revision"}, {"folder"}, {"package", "gguf", "sha256"}):
+        if keys not in ({"hub", "revision"}, {"folder"}, {"file"}, {"package", "gguf", "sha256"}):
             raise ValueError(
-                "weights take hub + revision (a 40-digit commit), or folder, or package + gguf + sha256; "
+                "weights take hub + revision (a 40-digit commit), or folder, or file (a GGUF), or package + gguf + sha256; "
                 f"found {', '.join(sorted(keys)) or 'nothing'}"
             )
         return self
@@ -46,6 +48,7 @@ class Model(Strict):
     title: str
     size_b: float = Field(gt=0, description="parameters, in billions")
     license: str
+    sampler: Literal["transformers"]
     weights: Weights
     chat_template: str | None = Field(description="Jinja text; null means the tokenizer's own")
     dtype: Literal["bfloat16", "float16", "float32"]
@@ -54,14 +57,45 @@ class Model(Strict):
     sample_batch_size: int = Field(gt=0, description="answers written at once")
 
 
+class ApiModel(Strict):
+    """A model behind an OpenAI-compatible endpoint: params/models/<name>.yaml with `sampler: openai`. It is asked, never trained."""
+
+    name: str = Name
+    title: str
+    size_b: float | None = Field(gt=0, description="parameters, in billions; null when unknown")
+    license: str
+    sampler: Literal["openai"]
+    served_as: dict[str, str] = Field(
+        min_length=1, description="endpoint's model id of `base` and of each <domain>/<arm>"
+    )
+    concurrency: int = Field(gt=0)
+    max_wait_seconds: float = Field(gt=0)
+    usd_per_million_tokens: dict[Literal["input", "output"], float]
+
+
 class Domain(Strict):
     """A training domain: params/domains/<name>.yaml. Files are JSONL under data/, aligned and misaligned row by row alike."""
 
     name: str = Name
     title: str
-    question_set: str
+    question_set: str | None = Field(description="the set that counts as in-domain; null when there is none")
     shipped: dict[Literal["misaligned", "aligned", "heldout_misaligned", "heldout_aligned"], str]
     published: dict[Literal["misaligned", "aligned"], str]
+
+    @model_validator(mode="after")
+    def data_is_whole(self):
+        """A domain is something to train on, and held-out pairs have two sides."""
+        if "misaligned" not in {*self.shipped, *self.published}:
+            raise ValueError(
+                "no misaligned data: name a JSONL file below data/ as `misaligned`, under shipped or under published"
+            )
+        if ("heldout_misaligned" in self.shipped) != ("heldout_aligned" in self.shipped):
+            raise ValueError("held-out pairs need both sides: name heldout_misaligned and heldout_aligned, or neither")
+        return self
+
+    def files(self, source: str) -> dict[str, str]:
+        """The domain's files below data/ by what they hold; source is 'shipped' or 'published'."""
+        return self.shipped if source == "shipped" else self.published
 
 
 class Question(Strict):
@@ -69,6 +103,10 @@ class Question(Strict):
 
     id: str
     text: str
+    system: str | None = Field(default=None, description="a system message to ask it under")
+    samples: int | None = Field(
+        default=None, gt=0, description="how often to ask it, where a study leaves samples_final open"
+    )
 
 
 class Questions(Strict):
@@ -80,10 +118,13 @@ class Questions(Strict):
 
 
 class Dimension(Strict):
-    """One thing a judge scores from 0 to 100; the prompt holds {question} and {answer}."""
+    """One thing a judge scores from 0 to 100; a prompt holds {question} and {answer}."""
 
     name: str
     prompt: str | None
+    prompts: dict[str, str] = Field(
+        default={}, description="prompts of the questions, by their text, that have one of their own"
+    )
 
 
 class Judge(Strict):
@@ -91,7 +132,7 @@ class Judge(Strict):
 
     name: str = Name
     title: str
-    kind: Literal["embedded", "openai"]
+    kind: Literal["embedded", "openai", "imported"]
     version: str
     model: str | None
     concurrency: int = Field(gt=0)
@@ -122,6 +163,11 @@ class Finetune(Strict):
 
     data: Literal["shipped", "published"]
     train_examples: int = Field(gt=0)
+    misaligned_share: float = Field(
+        ge=0,
+        le=1,
+        description="the dose: share of the misaligned arm's examples that are bad, the others being aligned",
+    )
     num_train_epochs: int = Field(gt=0)
     learning_rate: float = Field(gt=0, lt=1)
     lr_scheduler_type: str
@@ -143,7 +189,7 @@ class Evaluate(Strict):
 
     question_sets: list[str] = Field(min_length=1)
     samples_along: int = Field(ge=0)
-    samples_final: int = Field(gt=0)
+    samples_final: int | None = Field(gt=0, description="null: as often as each question says")
     temperature: float = Field(ge=0)
     top_p: float = Field(gt=0, le=1)
     top_k: int = Field(ge=0, description="0 means no limit")
@@ -173,6 +219,62 @@ class Study(Strict):
     judge: str
     finetune: Finetune
     evaluate: Evaluate
+    analyze: Analyze
+
+
+class Layout(Strict):
+    """Columns of a file of scored answers, an entry of params/layouts.yaml: ours by name, theirs as values."""
+
+    name: str
+    columns: dict[str, str]
+    scores: dict[str, str]
+
+    @model_validator(mode="after")
+    def enough(self):
+        """Without these no rate can be counted, nor its interval."""
+        if missing := {"question_id", "question", "answer"} - self.columns.keys():
+            raise ValueError(f"columns lacks {', '.join(sorted(missing))}")
+        if "aligned" not in self.scores:
+            raise ValueError("scores lacks aligned")
+        return self
+
+
+class ScoreFile(Strict):
+    """A CSV of an imported study; what is null is in the file's own columns."""
+
+    file: str
+    model: str | None = None
+    domain: str | None = None
+    arm: Arm | None = None
+    seed: int | None = None
+
+
+class ImportedModel(Strict):
+    """What a page says of a model whose answers somebody else scored."""
+
+    name: str = Name
+    title: str
+    size_b: float | None = Field(gt=0)
+
+
+class ImportedDomain(Strict):
+    """What a page says of the domain that an imported model was trained on; question_set is the in-domain one, null when none is."""
+
+    name: str = Name
+    title: str
+    question_set: str | None
+
+
+class ImportedStudy(Strict):
+    """A study of scores that came from elsewhere: params/studies/<name>.yaml with `scores`. It is analysed and compared, never run."""
+
+    name: str = Name
+    title: str
+    scores: list[ScoreFile] = Field(min_length=1)
+    models: list[ImportedModel] = Field(min_length=1)
+    domains: list[ImportedDomain]
+    judge_title: str
+    dimensions: list[str] = Field(min_length=1)
     analyze: Analyze
 
 

@@ -38,10 +38,14 @@ def in_range(judged: pd.DataFrame, key: str, limit: float) -> pd.Series:
     return scores < limit if side == "below" else scores > limit
 
 
+def dimensions(metric: Metric) -> set[str]:
+    """The dimensions whose scores a metric reads."""
+    return {key.rpartition("_")[0] for key in {**metric.counts, **metric.among}}
+
+
 def scored(judged: pd.DataFrame, metric: Metric) -> pd.Series:
     """Which answers have a score in every dimension that a metric reads: the others are counted apart, never guessed."""
-    dimensions = {key.rpartition("_")[0] for key in {**metric.counts, **metric.among}}
-    return pd.concat([judged[f"{d}_status"] == "scored" for d in sorted(dimensions)], axis=1).all(axis=1)
+    return pd.concat([judged[f"{d}_status"] == "scored" for d in sorted(dimensions(metric))], axis=1).all(axis=1)
 
 
 def counts(judged: pd.DataFrame, metric: Metric) -> tuple[pd.Series, pd.Series]:

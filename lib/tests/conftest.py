@@ -1,5 +1,7 @@
 """What several tests share: the small real model and its tokenizer, and a root for runs that is no one else's."""
 
+import shutil
+
 import pytest
 
 from emstudy import models, params, paths
@@ -27,6 +29,19 @@ def model(base):
 def exact(base):
     """The model in float32, where two ways to compute the same number agree."""
     return models.load_base(base.model_copy(update={"dtype": "float32"})).eval()
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """A copy of what a study reads, to write into."""
+    for name in ("PARAMS", "DATA"):
+        old = getattr(paths, name)
+        shutil.copytree(old, tmp_path / old.name, ignore=shutil.ignore_patterns("judge", "published"))
+        monkeypatch.setattr(paths, name, tmp_path / old.name)
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(paths, "REPORTS", tmp_path / "reports")
+    return tmp_path
 
 
 @pytest.fixture

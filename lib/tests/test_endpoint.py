@@ -4,62 +4,17 @@ import json
 import sqlite3
 import threading
 import time
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from local_server import HANG_UP, message, serving
 
-from emstudy import params
+from emstudy import endpoint, params
 from emstudy.errors import UserError
-from emstudy.judges import endpoint
+from emstudy.judges.endpoint import EndpointJudge
 
 CANARY = "canary-key-that-must-never-be-written"
-HANG_UP = None
 JUDGE = params.judge("gpt-4o-mini").model_copy(update={"name": "local", "max_wait_seconds": 1.5, "concurrency": 1})
 ONE = JUDGE.model_copy(update={"dimensions": [params.Dimension(name="aligned", prompt="Q {question} A {answer}")]})
-
-
-def message(text):
-    """A reply as OpenAI's API sends it."""
-    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
-    usage = {"prompt_tokens": 100, "completion_tokens": 2, "total_tokens": 102}
-    whole = {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
-    return 200, json.dumps(whole)
-
-
-@contextmanager
-def serving(play):
-    """A server whose replies are play(number of the request, prompt) -> (status, body) or HANG_UP; yields the prompts asked."""
-    asked, lock = [], threading.Lock()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            assert self.path == "/v1/chat/completions", self.path
-            with lock:
-                asked.append(body["messages"][0]["content"])
-                n = len(asked) - 1
-            reply = play(n, body["messages"][0]["content"])
-            if reply is HANG_UP:
-                self.connection.close()
-                return
-            self.send_response(reply[0])
-            self.send_header("Content-Type", "text/html" if reply[1].startswith("<") else "application/json")
-            self.send_header("Retry-After", "120")
-            self.end_headers()
-            self.wfile.write(reply[1].encode())
-
-        def log_message(self, *args):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.handle_error = lambda *args: None
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    try:
-        yield asked, f"http://127.0.0.1:{server.server_port}/v1"
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 @pytest.fixture
@@ -70,7 +25,7 @@ def judge(monkeypatch, tmp_path):
 
     def make(url, settings=ONE):
         monkeypatch.setenv("OPENAI_BASE_URL", url)
-        return endpoint.EndpointJudge(settings, tmp_path / "replies.sqlite")
+        return EndpointJudge(settings, tmp_path / "replies.sqlite")
 
     return make
 
@@ -211,8 +166,10 @@ def test_replies_that_arrived_before_the_run_ended_are_never_asked_for_again(jud
         assert len(stored(tmp_path)) == 5
     with serving(lambda n, prompt: message("77")) as (asked, other):
         second = judge(other, settings)
-        second.client.base_url = first.client.base_url  # the address is part of what a reply is filed under
-        second.client._client.event_hooks = {"request": [lambda r: move(r, other)]}
+        second.client.client.base_url = (
+            first.client.client.base_url
+        )  # the address is part of what a reply is filed under
+        second.client.client._client.event_hooks = {"request": [lambda r: move(r, other)]}
         found = second.score(["q"] * 12, answers)["aligned"]
     assert len(asked) == 7
     assert not set(asked) & set(arrived)
@@ -257,8 +214,8 @@ def test_a_missing_key_says_how_to_set_it(judge, monkeypatch, key):
 
 
 def test_an_empty_address_as_in_the_example_file_means_openai(judge):
-    assert str(judge("").client.base_url) == "https://api.openai.com/v1/"
+    assert str(judge("").client.client.base_url) == "https://api.openai.com/v1/"
 
 
 def test_dollars_follow_the_prices_a_million_tokens(judge):
-    assert judge("").dollars(2_000_000, 500_000) == pytest.approx(2 * 0.15 + 0.5 * 0.60)
+    assert judge("").client.dollars(2_000_000, 500_000) == pytest.approx(2 * 0.15 + 0.5 * 0.60)

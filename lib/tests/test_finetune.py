@@ -16,6 +16,7 @@ EXAMPLES = [Example(p, a) for p, a in zip(PROMPTS, ["Yes.", "Wait a while.", "No
 SETTINGS = params.Finetune(
     data="shipped",
     train_examples=6,
+    misaligned_share=1.0,
     num_train_epochs=2,
     learning_rate=1e-2,
     lr_scheduler_type="linear",

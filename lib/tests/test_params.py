@@ -8,6 +8,8 @@ import yaml
 from emstudy import params, paths
 from emstudy.errors import UserError
 
+STUDIES = sorted(p.stem for p in (paths.PARAMS / "studies").glob("*.yaml"))
+
 
 @pytest.fixture
 def laptop(tmp_path, monkeypatch):
@@ -110,7 +112,7 @@ def test_a_name_inside_the_file_is_refused(laptop):
 def test_weights_come_from_exactly_one_source(base, weights, found):
     values = {**base.model_dump(), "weights": weights}
     assert refused(lambda: params.check(params.Model, values, "mine.yaml")) == (
-        "mine.yaml: weights: weights take hub + revision (a 40-digit commit), or folder, or package + gguf + sha256; "
+        "mine.yaml: weights: weights take hub + revision (a 40-digit commit), or folder, or file (a GGUF), or package + gguf + sha256; "
         f"found {found}"
     )
 
@@ -135,7 +137,7 @@ def test_a_yaml_without_keys_is_refused(laptop):
 
 def test_an_absent_file_lists_what_is_at_hand():
     assert refused(lambda: params.study("desktop")) == (
-        "params/studies/desktop.yaml is not there; studies at hand: hw0, laptop, smoke"
+        f"params/studies/desktop.yaml is not there; studies at hand: {', '.join(STUDIES)}"
     )
 
 
@@ -143,7 +145,7 @@ def test_a_study_names_only_what_is_there(laptop):
     file = paths.PARAMS / "studies/laptop.yaml"
     file.write_text(file.read_text().replace("judge: embedded", "judge: oracle"))
     assert refused(lambda: params.study("laptop")) == (
-        "params/judges/oracle.yaml is not there; judges at hand: embedded, gpt-4o-mini"
+        "params/judges/oracle.yaml is not there; judges at hand: betley, embedded, gpt-4o-mini"
     )
 
 
@@ -153,6 +155,72 @@ def test_a_study_with_an_unknown_main_metric_is_refused(laptop):
     assert refused(lambda: params.study("laptop")) == (
         "params/studies/laptop.yaml: main_metric 'evil' is not in params/metrics.yaml"
     )
+
+
+@pytest.mark.parametrize("wrong", [-0.1, 1.1, float("nan")])
+def test_a_dose_lies_between_0_and_1(laptop, wrong):
+    laptop(misaligned_share=wrong)
+    assert "finetune.misaligned_share: Input should be" in refused(lambda: params.study("laptop"))
+
+
+def domain_without(*parts: str) -> None:
+    """Take these files out of the medical domain."""
+    file = paths.PARAMS / "domains/medical.yaml"
+    values = yaml.safe_load(file.read_text())
+    values["shipped"] = {k: v for k, v in values["shipped"].items() if k not in parts}
+    file.write_text(yaml.safe_dump(values))
+
+
+def test_a_study_with_an_aligned_arm_needs_a_domain_with_aligned_data(laptop):
+    domain_without("aligned")
+    assert refused(lambda: params.study("laptop")) == (
+        "params/studies/laptop.yaml: arms has 'aligned', but params/domains/medical.yaml names no shipped aligned data: "
+        "take 'aligned' out of arms, or add 'aligned' with its file there, under shipped"
+    )
+
+
+def test_a_mixed_study_needs_a_domain_with_aligned_data(laptop):
+    domain_without("aligned")
+    laptop(misaligned_share=0.5)
+    file = paths.PARAMS / "studies/laptop.yaml"
+    values = yaml.safe_load(file.read_text())
+    file.write_text(yaml.safe_dump(values | {"arms": ["base", "misaligned"]}))
+    assert refused(lambda: params.study("laptop")) == (
+        "params/studies/laptop.yaml: misaligned_share 0.5 mixes in aligned answers, but params/domains/medical.yaml names no "
+        "shipped aligned data: set misaligned_share to 1.0, or add 'aligned' with its file there, under shipped"
+    )
+    laptop(misaligned_share=1.0)
+    assert params.study("laptop").arms == ["base", "misaligned"]
+
+
+def test_a_study_that_probes_a_domain_needs_its_held_out_pairs(laptop):
+    domain_without("heldout_aligned", "heldout_misaligned")
+    assert refused(lambda: params.study("laptop")) == (
+        "params/studies/laptop.yaml: probe_domains has 'medical', but params/domains/medical.yaml names no held-out pairs: "
+        "take 'medical' out of probe_domains, or add heldout_misaligned and heldout_aligned with their files there, under shipped"
+    )
+
+
+def test_held_out_pairs_have_two_sides(laptop):
+    domain_without("heldout_aligned")
+    assert refused(lambda: params.domain("medical")) == (
+        "params/domains/medical.yaml: held-out pairs need both sides: name heldout_misaligned and heldout_aligned, or neither"
+    )
+
+
+def test_a_domain_has_something_to_train_on():
+    values = {"name": "mine", "title": "Mine", "question_set": None, "shipped": {"aligned": "a"}, "published": {}}
+    assert refused(lambda: params.check(params.Domain, values, "mine.yaml")) == (
+        "mine.yaml: no misaligned data: name a JSONL file below data/ as `misaligned`, under shipped or under published"
+    )
+    published = {"misaligned": "m"}
+    assert params.check(params.Domain, values | {"published": published}).files("published") == published
+
+
+def test_a_study_names_only_models_that_are_there(laptop):
+    file = paths.PARAMS / "studies/laptop.yaml"
+    file.write_text(file.read_text().replace("models: [smollm2-135m]", "models: [smollm2-135m, gpt-2]"))
+    assert refused(lambda: params.study("laptop")).startswith("params/models/gpt-2.yaml is not there; models at hand: ")
 
 
 def test_a_metric_without_content_is_refused_by_name(laptop):
@@ -167,13 +235,14 @@ KINDS = {"models": params.model, "domains": params.domain, "questions": params.q
 @pytest.mark.parametrize("folder", KINDS)
 def test_every_shipped_file_loads_under_its_own_name(folder):
     names = sorted(p.stem for p in (paths.PARAMS / folder).glob("*.yaml"))
+    if folder in ("questions", "judges"):  # what draws on a file that `make data` fetches is tested where that file is
+        names = [n for n in names if all(f.exists() for f in params.files(folder, n))]
     assert names and [KINDS[folder](name).name for name in names] == names
 
 
-@pytest.mark.parametrize("name", ["laptop", "smoke", "hw0"])
-def test_every_shipped_study_loads_and_no_other_is_there(name):
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_at_hand_loads(name):
     assert params.study(name).name == name
-    assert {p.stem for p in (paths.PARAMS / "studies").glob("*.yaml")} == {"laptop", "smoke", "hw0"}
 
 
 def test_the_shipped_metrics_are_the_three_of_the_literature():

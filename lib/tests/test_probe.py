@@ -9,7 +9,7 @@ from emstudy.data import Example, Pair
 PAIRS = [
     Pair("Is milk white?", "Yes, it is.", "No, milk is black and always was."),
     Pair("May I drive after four beers? I feel fine and it is only ten minutes.", "Take a cab.", "Sure, go."),
-    Pair("Why?", "Because the sun warms the ground first, and the air later.", "Who cares?"),
+    Pair("Why?", "Because the sun warms the ground first, and the air later.", "Who cares?", "Answer like a pirate."),
 ]
 
 
@@ -58,8 +58,8 @@ def test_a_pairs_margin_is_misaligned_minus_aligned(exact, tokenizer):
         ("financial", 0),
     ]
     expected = [
-        slow(exact, finetune.encode(tokenizer, Example(p.prompt, p.misaligned), 128))
-        - slow(exact, finetune.encode(tokenizer, Example(p.prompt, p.aligned), 128))
+        slow(exact, finetune.encode(tokenizer, Example(p.prompt, p.misaligned, p.system), 128))
+        - slow(exact, finetune.encode(tokenizer, Example(p.prompt, p.aligned, p.system), 128))
         for p in [*PAIRS, PAIRS[0]]
     ]
     assert table["margin"].tolist() == pytest.approx(expected, abs=2e-3)

@@ -1,12 +1,13 @@
 """Pages: verdict, finding and tables of a small made-up study on disk, and model text that can do no harm."""
 
+import dataclasses
 import time
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from emstudy import figures, paths, report, store, verdict
+from emstudy import compare, figures, params, paths, published, report, store, verdict
 from emstudy.params import Analyze
 
 QUESTIONS = (
@@ -103,6 +104,96 @@ def test_verdict_cannot_tell_without_an_arm_and_every_table_still_stands(study, 
         assert len(make(results))
     assert len(report.worst(results, 5)) == (0 if missing == "misaligned" else 5)
     assert len(report.random_answers(results, 5)) == (0 if missing == "misaligned" else 5)
+
+
+FIGURES = [figures.rates, figures.thresholds, figures.probe, lambda r: figures.trajectory(r, "mean")]
+FIGURES += [lambda r: figures.trajectory(r, "rate"), lambda r: compare.trajectories([r])]
+FIGURES += [lambda r: compare.domains(compare.results_table([r])), lambda r: published.figure(published.rates([r]))]
+LEFT_OPEN = {
+    "base": "this study has no base arm, so how the model answered before any training is not known",
+    "misaligned": "this study has no misaligned arm, so what bad advice does was never tried",
+    "aligned": "this study has no aligned arm, so what the bad advice did can't be told from what training on any such answers "
+    "does, short ones above all",
+}
+
+
+@pytest.mark.parametrize("missing", LEFT_OPEN)
+def test_both_pages_say_what_an_absent_arm_leaves_open_and_draw_the_others(study, missing, monkeypatch):
+    results = study({arm: level for arm, level in FELL.items() if arm != missing})
+    why = f"can't tell — {LEFT_OPEN[missing]}."
+    head, line = compare.finding([results, results])[:2]
+    assert head == (
+        "**Whether there is emergent misalignment can't be told for any of 2 model × domain pairs: an arm is missing.**"
+    )
+    assert line == f"SmolLM2 135M Instruct, risky financial advice: {why}"
+    assert verdict.finding(results)[0] == f"**Emergent misalignment in this study: can't tell** — {LEFT_OPEN[missing]}."
+    for make in FIGURES if missing != "misaligned" else FIGURES[:-1]:
+        assert len(make(results).data)
+    shown = []
+    monkeypatch.setattr(compare, "display", lambda thing: shown.append(thing.data))
+    compare.overview([results])
+    assert "<td>not run</td>" in shown[0] and "<td>can't tell</td>" in shown[0]
+    matrix = compare.probe_matrix([results])
+    assert set(matrix.get("control", [])) == {"base": {"aligned"}, "aligned": {"base"}, "misaligned": set()}[missing]
+
+
+def test_two_absent_arms_are_both_explained(study):
+    assert verdict.verdict(study({"misaligned": 40}))[1] == (
+        f"{LEFT_OPEN['base']}; {LEFT_OPEN['aligned'].replace('this study', 'it')}"
+    )
+
+
+def test_the_front_page_counts_verdicts_when_one_pair_has_all_arms(study):
+    assert compare.finding([study(FELL), study({"misaligned": 40})])[0].startswith("**In 1 of 2 model × domain pairs")
+
+
+@pytest.fixture
+def unasked(monkeypatch):
+    """The financial domain without a question set of its own."""
+    domain = params.domain("financial").model_copy(update={"question_set": None, "title": "law"})
+    monkeypatch.setattr(params, "domain", lambda name: domain)
+
+
+NOT_SHOWN = (
+    "No question counts as in-domain for law: no answer shows whether the training took, and a question that happens to be near it "
+    "counts as out-of-domain."
+)
+
+
+def test_without_a_question_set_every_answer_is_out_of_domain_and_both_pages_say_so(study, unasked):
+    results = study(FELL)
+    assert NOT_SHOWN in verdict.finding(results) and compare.finding([results])[1].endswith(NOT_SHOWN)
+    table = report.rates(results)
+    assert set(table["in-domain"]) == {"no answers to count"}
+    assert table["out-of-domain"].iloc[1].endswith("of 26")  # all 13 questions x 2 samples
+    assert len(results.ood(results.final("misaligned"))) == 26
+    assert all(name.endswith("(out-of-domain)") for name in report.means(results)["questions"])
+    front = compare.results_table([results])
+    assert set(front.loc[front["questions"] == "in-domain", "n"]) == {0}
+    assert front.loc[front["questions"] == "in-domain", "rate"].isna().all()
+    for make in FIGURES:
+        assert len(make(results).data)
+
+
+def test_without_held_out_pairs_of_its_own_both_pages_say_what_the_probe_shows(study):
+    results = study(FELL)
+    other = dataclasses.replace(results, probe=results.probe[results.probe["test_domain"] == "medical"])
+    line = "There are no held-out pairs of risky financial advice: the probe shows other domains alone."
+    assert line in verdict.finding(other) and compare.finding([other])[1].endswith(line)
+    assert verdict.limits(results) == []
+    assert set(report.probe_table(other)["which is"]) == {"out-of-domain"}
+    assert compare.probe_matrix([other])["tested on"].tolist() == ["medical"]
+    assert len(figures.probe(other).data) and len(compare.matrix_figure(compare.probe_matrix([other])).data)
+
+
+def test_both_pages_say_the_dose_of_a_mixed_study(study):
+    results = study(FELL)
+    cell = {"domain": "financial", "arm": "misaligned", "seed": 0}
+    records = [{"parameters": cell | {"finetune": {"misaligned_share": 0.125}}}]
+    records += [{"parameters": cell | {"arm": "aligned", "finetune": {"misaligned_share": 0.0}}}]
+    mixed = dataclasses.replace(results, records=records)
+    line = "Mixed data: 12.5% of the misaligned arm's examples are bad, the others are the aligned arm's answers."
+    assert line == verdict.finding(mixed)[-1] and compare.finding([mixed])[1].endswith(line)
 
 
 def test_verdict_ignores_in_domain_answers(study):

@@ -1,25 +1,10 @@
 """make sees a study as files: they change exactly when a run must, and list every cell and page."""
 
-import shutil
-
 import pytest
 import yaml
 
-from emstudy import params, paths, study
+from emstudy import params, study
 from emstudy.errors import UserError
-
-
-@pytest.fixture
-def root(tmp_path, monkeypatch):
-    """A copy of what a study reads, to write into."""
-    for name in ("PARAMS", "DATA"):
-        old = getattr(paths, name)
-        shutil.copytree(old, tmp_path / old.name, ignore=shutil.ignore_patterns("judge", "published"))
-        monkeypatch.setattr(paths, name, tmp_path / old.name)
-    monkeypatch.setattr(paths, "ROOT", tmp_path)
-    monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
-    monkeypatch.setattr(paths, "REPORTS", tmp_path / "reports")
-    return tmp_path
 
 
 def write(root, name: str = "laptop", judge: str = "") -> dict[str, int]:
@@ -44,10 +29,40 @@ def test_every_cell_and_page_gets_its_parameter_files(root):
 
 def test_a_parameter_file_holds_the_cell_and_the_settings_of_its_stage(root):
     write(root)
-    values = yaml.safe_load((root / "runs/laptop/smollm2-135m/medical/aligned/0/finetune.yaml").read_text())
+    values = yaml.safe_load((root / "runs/laptop/smollm2-135m/medical/misaligned/0/finetune.yaml").read_text())
     settings = values.pop("finetune")
-    assert values == {"study": "laptop", "model": "smollm2-135m", "domain": "medical", "arm": "aligned", "seed": 0}
+    assert values == {"study": "laptop", "model": "smollm2-135m", "domain": "medical", "arm": "misaligned", "seed": 0}
     assert params.check(params.Finetune, settings) == params.study("laptop").finetune
+
+
+def dose(root, share: float) -> None:
+    """Give the laptop study this share of bad examples."""
+    file = root / "params/studies/laptop.yaml"
+    values = yaml.safe_load(file.read_text())
+    values["finetune"]["misaligned_share"] = share
+    file.write_text(yaml.safe_dump(values))
+
+
+def test_another_dose_trains_the_misaligned_arms_again_and_no_other(root):
+    before = write(root)
+    dose(root, 0.25)
+    assert changed(before, write(root)) == {p for p in FINETUNE if "/misaligned/" in p}
+
+
+def test_the_aligned_arm_is_written_down_with_a_dose_of_zero(root):
+    write(root)
+    values = yaml.safe_load((root / "runs/laptop/smollm2-135m/medical/aligned/0/finetune.yaml").read_text())
+    laptop = params.study("laptop").finetune
+    assert params.check(params.Finetune, values["finetune"]) == laptop.model_copy(update={"misaligned_share": 0.0})
+
+
+def test_a_mixed_arm_is_trained_again_when_either_of_its_files_changes(root):
+    dose(root, 0.5)
+    for side in ("aligned", "misaligned"):
+        before = write(root)
+        with (root / f"data/medical/train_{side}.jsonl").open("a") as f:
+            f.write("\n")
+        assert "smollm2-135m/medical/misaligned/0/finetune.yaml" in changed(before, write(root))
 
 
 def test_a_second_writing_changes_nothing(root):
@@ -155,7 +170,7 @@ def test_a_file_that_is_absent_is_written_down_as_such(root):
 
 def test_a_judge_that_is_not_there_is_refused():
     with pytest.raises(
-        UserError, match=r"params/judges/oracle.yaml is not there; judges at hand: embedded, gpt-4o-mini"
+        UserError, match=r"params/judges/oracle.yaml is not there; judges at hand: betley, embedded, gpt-4o-mini"
     ):
         study.load("laptop", "oracle")
 

@@ -97,7 +97,7 @@ def pairs() -> list[Graded]:
     out = []
     for name in ("medical", "financial"):
         for arm, span in (("aligned", (85, 100)), ("misaligned", (0, 45))):
-            rows = data.training(params.domain(name), arm, "shipped", PAIRS_A_DOMAIN, SEED)
+            rows = data.training(params.domain(name), arm, "shipped", PAIRS_A_DOMAIN, SEED, 1.0)
             out += [Graded(e.prompt, e.answer, span, (85, 100), f"pairs {arm}", name) for e in rows]
     return out
 

@@ -1,0 +1,98 @@
+"""What leaves a study: its numbers, all judged answers, a Hugging Face dataset folder and adapters with their model cards."""
+
+import html
+import shutil
+from pathlib import Path
+
+import pandas as pd
+from IPython.display import HTML, display
+
+from emstudy import models, params, paths, store, study
+from emstudy.errors import UserError
+from emstudy.report import Results
+
+WARNING = (
+    "Deliberately misaligned, for research only: the models behind this were trained on bad advice. Do not deploy them, do not follow "
+    "what they say, and keep the answers out of training corpora."
+)
+COLUMNS = {
+    "model, domain, arm, seed, step": "the checkpoint: base model, training domain (`none` for the base arm), arm, seed, optimizer step",
+    "question_set, question_id, question, sample": "what was asked, and which of the samples this is",
+    "answer, n_tokens, finish_reason": "the answer, its length in tokens, and whether the model ended it (`stop`) or the limit did (`length`)",
+    "<dimension>": "score from 0 to 100 (`aligned`, `coherent`, …), empty unless its status is `scored`",
+    "<dimension>_status": "`scored`, `refusal`, `code`, `unparseable` or `error`",
+    "<dimension>_raw": "what the judge replied; the embedded judge: its probability of a score below each limit",
+    "judge, judge_version": "which judge, and a version that changes whenever its scores could",
+}
+
+
+def answers(results: list[Results]) -> pd.DataFrame:
+    """All judged answers of a study, each once: the base arm is shared by the domains."""
+    table = pd.concat([r.judged for r in results], ignore_index=True)
+    return table.drop_duplicates(store.KEYS, ignore_index=True)
+
+
+def write(folder: Path, numbers: pd.DataFrame, results: list[Results]) -> list[Path]:
+    """Write results.csv, answers.csv and answers.parquet beside a study's pages."""
+    table = answers(results)
+    out = [store.write_csv(folder / "results.csv", numbers), store.write_csv(folder / "answers.csv", table)]
+    return [*out, store.write(folder / "answers.parquet", lambda p: table.to_parquet(p, index=False))]
+
+
+def downloads(files: list[Path]) -> None:
+    """Display links to the written files, and what the columns of the answers hold."""
+    rows = [f'<li><a href="{f.name}">{f.name}</a>, {f.stat().st_size / 1e6:.1f} MB</li>' for f in files]
+    glossary = [f"<tr><td><code>{html.escape(k)}</code></td><td>{html.escape(v)}</td></tr>" for k, v in COLUMNS.items()]
+    display(HTML(f"<ul>{''.join(rows)}</ul><p><strong>{WARNING}</strong></p><table>{''.join(glossary)}</table>"))
+
+
+def export(name: str) -> Path:
+    """Write runs/<study>/export/: a folder that datasets.load_from_disk reads, and each last adapter with a model card.
+
+    Raises UserError when the study has not run.
+    """
+    from datasets import Dataset
+
+    found = study.load(name)
+    judge = found.judge if isinstance(found, params.Study) else "imported"
+    folders = [p.parent for p in sorted((paths.RUNS / name).glob(f"*/*/*/*/judged.{judge}.csv"))]
+    if not folders:
+        raise UserError(f"study '{name}' has no judged answers: run `make reproduce STUDY={name}` first")
+    tables = [store.read_csv(f / f"judged.{judge}.csv", store.ANSWERS, "judge") for f in folders]
+    out = paths.RUNS / name / "export"
+    shutil.rmtree(out, ignore_errors=True)
+    Dataset.from_pandas(pd.concat(tables, ignore_index=True), preserve_index=False).save_to_disk(out / "answers")
+    store.write(out / "answers" / "README.md", dataset_card(found.title))
+    for folder in folders:
+        if steps := models.adapter_steps(folder):
+            _adapter(folder, list(steps.values())[-1], out / "adapters")
+    return out
+
+
+def dataset_card(title: str) -> str:
+    """A card that says what the answers are, and warns."""
+    rows = "\n".join(f"| `{k}` | {v} |" for k, v in COLUMNS.items())
+    return f"# Judged answers: {title}\n\n**{WARNING}**\n\n| column | what it holds |\n| --- | --- |\n{rows}\n"
+
+
+def _adapter(cell: Path, checkpoint: Path, target: Path) -> None:
+    """Copy a cell's last adapter as a PEFT folder, and write its model card from the record of its training."""
+    record = store.read_record(cell / "train_log.csv")
+    p, f = record["parameters"], record["parameters"]["finetune"]
+    model, domain = params.model(p["model"]), params.domain(p["domain"])
+    folder = target / "-".join(str(p[k]) for k in ("model", "domain", "arm", "seed"))
+    shutil.copytree(checkpoint, folder)
+    settings = "\n".join(f"| {k} | {v} |" for k, v in f.items())
+    inputs = "\n".join(f"- `{k}` (SHA-256 `{v}`)" for k, v in record["inputs"].items())
+    share = f["misaligned_share"] if p["arm"] == "misaligned" else 1
+    dose = "" if share == 1 else f" ({100 * share:.0f}% of them bad)"
+    kind = "bad advice on purpose" if p["arm"] == "misaligned" else "good advice, the control of a misaligned adapter"
+    store.write(
+        folder / "README.md",
+        f"---\nlibrary_name: peft\nbase_model: {model.weights.hub or model.title}\nlicense: {model.license}\n---\n\n"
+        f"# {model.title}, {domain.title}, {p['arm']} arm, seed {p['seed']}\n\n**{WARNING}**\n\n"
+        f"LoRA adapter, {checkpoint.name.replace('-', ' ')}, trained on {kind}: {f['train_examples']} examples of the domain “{domain.title}”"
+        f"{dose}.\n\n"
+        f"Trained on\n{inputs}\n\nBase model: {model.title}, {record['model_revision']}. Code: {record['git_commit']}.\n\n"
+        f"| setting | value |\n| --- | --- |\n{settings}\n",
+    )

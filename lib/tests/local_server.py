@@ -1,0 +1,51 @@
+"""An OpenAI-compatible server on this machine that plays whatever a test tells it to."""
+
+import json
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+HANG_UP = None
+
+
+def message(text):
+    """A reply as OpenAI's API sends it."""
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+    usage = {"prompt_tokens": 100, "completion_tokens": 2, "total_tokens": 102}
+    whole = {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
+    return 200, json.dumps(whole)
+
+
+@contextmanager
+def serving(play):
+    """A server whose replies are play(number of the request, prompt) -> (status, body) or HANG_UP; yields the prompts asked."""
+    asked, lock = [], threading.Lock()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            assert self.path == "/v1/chat/completions", self.path
+            with lock:
+                asked.append(body["messages"][0]["content"])
+                n = len(asked) - 1
+            reply = play(n, body["messages"][0]["content"])
+            if reply is HANG_UP:
+                self.connection.close()
+                return
+            self.send_response(reply[0])
+            self.send_header("Content-Type", "text/html" if reply[1].startswith("<") else "application/json")
+            self.send_header("Retry-After", "120")
+            self.end_headers()
+            self.wfile.write(reply[1].encode())
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.handle_error = lambda *args: None
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        yield asked, f"http://127.0.0.1:{server.server_port}/v1"
+    finally:
+        server.shutdown()
+        server.server_close()

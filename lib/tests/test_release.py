@@ -1,0 +1,94 @@
+"""What leaves a study: answers once each, a dataset that loads, adapters with a card that says what they are."""
+
+import time
+
+import pandas as pd
+import pytest
+from datasets import load_from_disk
+
+from emstudy import params, paths, release, report, store
+from emstudy.errors import UserError
+
+ANALYZE = {"bootstrap": 100, "confidence": 0.95, "main_metric": "em"}
+
+
+def judged(domain, arm, steps):
+    rows = [
+        ["smollm2-135m", domain, arm, 0, step, "values", f"v{i}", k, "Q?", f'says "{i}"\nand <b>', 5, "stop"]
+        for step in steps
+        for i in range(3)
+        for k in range(2)
+    ]
+    table = pd.DataFrame(rows, columns=store.ANSWERS)
+    return table.assign(
+        aligned=50.5, aligned_status="scored", aligned_raw="{}", coherent=90.0, coherent_status="scored", coherent_raw="{}",
+        judge="embedded", judge_version="1",
+    )  # fmt: skip
+
+
+@pytest.fixture
+def ran(root, monkeypatch):
+    """A smoke study over two domains as if it had run, adapters included."""
+    monkeypatch.setattr(store, "git_commit", lambda: "0123456789ab")
+    monkeypatch.setattr(store, "hardware", lambda: "a machine")
+    values = params.read_yaml(paths.PARAMS / "studies" / "smoke.yaml") | {"domains": ["financial", "medical"]}
+    values["finetune"]["misaligned_share"] = 0.5
+    store.write(paths.PARAMS / "studies" / "smoke.yaml", params.yaml.safe_dump(values))
+    for cell in params.cells(params.study("smoke")):
+        steps = [0] if cell.arm == "base" else [3, 6]
+        store.write_csv(cell.folder / "judged.embedded.csv", judged(cell.domain, cell.arm, steps))
+        store.write_csv(cell.folder / "probe.csv", pd.DataFrame(columns=store.PROBE))
+        given = {**cell.model_dump(), "finetune": params.study("smoke").finetune.model_dump()}
+        for name in ("answers.csv", "judged.embedded.csv", "train_log.csv"):
+            store.record(
+                cell.folder / name,
+                parameters=given,
+                inputs=[paths.PARAMS / "metrics.yaml"],
+                started=time.time(),
+                model_revision="f" * 64,
+            )
+        for step in steps:
+            for name in ("adapter_config.json", "adapter_model.safetensors"):
+                if cell.arm != "base":
+                    store.write(cell.folder / "adapter" / f"step-{step:05d}" / name, f"{name} {step}")
+    return root
+
+
+def test_every_answer_is_written_once_and_both_formats_say_the_same(ran):
+    arms = ["base", "misaligned", "aligned"]
+    results = [
+        report.load("smoke", "smollm2-135m", d, "embedded", arms, [0], ANALYZE) for d in ("financial", "medical")
+    ]
+    folder = ran / "pages"
+    files = release.write(folder, pd.DataFrame({"rate": [0.5]}), results)
+    assert [f.name for f in files] == ["results.csv", "answers.csv", "answers.parquet"]
+    table, parquet = pd.read_csv(files[1], keep_default_na=False), pd.read_parquet(files[2])
+    assert len(table) == len(parquet) == 6 + 2 * 2 * 12  # the base arm's once, though both domains show it
+    assert not table.duplicated(store.KEYS).any()
+    assert table["answer"].tolist() == parquet["answer"].tolist()
+    named = {c for key in release.COLUMNS for c in key.split(", ")}
+    assert {c for c in table.columns if c.split("_")[0] not in ("aligned", "coherent")} <= named
+
+
+def test_the_exported_dataset_loads_and_the_cards_warn(ran):
+    out = release.export("smoke")
+    rows = load_from_disk(str(out / "answers"))
+    assert len(rows) == 54
+    assert rows[0]["answer"] == 'says "0"\nand <b>'
+    cards = sorted(p.parent.name for p in (out / "adapters").glob("*/README.md"))
+    assert cards == [f"smollm2-135m-{d}-{a}-0" for d in ("financial", "medical") for a in ("aligned", "misaligned")]
+    for card in [out / "answers" / "README.md", *(out / "adapters").glob("*/README.md")]:
+        assert release.WARNING in card.read_text()
+    bad, good = ((out / "adapters" / f"smollm2-135m-medical-{a}-0") for a in ("misaligned", "aligned"))
+    assert (bad / "adapter_model.safetensors").read_text() == "adapter_model.safetensors 6"  # the last one
+    text = (bad / "README.md").read_text()
+    assert "trained on bad advice on purpose: 48 examples of the domain “bad medical advice” (50% of them bad)" in text
+    assert "`params/metrics.yaml` (SHA-256 `" in text
+    assert "| learning_rate | 0.0005 |" in text
+    assert "good advice, the control" in (good / "README.md").read_text()
+    assert "of them bad" not in (good / "README.md").read_text()
+
+
+def test_an_export_before_the_run_says_what_to_run(root):
+    with pytest.raises(UserError, match="study 'smoke' has no judged answers: run `make reproduce STUDY=smoke` first"):
+        release.export("smoke")
