@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from emstudy import params, paths
 from emstudy.errors import UserError
-from emstudy.schema import Name, Strict
+from emstudy.schema import Name
+from emstudy.strict import Strict
 
 # GitHub wraps a blob in JSON unless asked for it raw; a compressed reply would have another length than the file.
 HEADERS = {"Accept": "application/vnd.github.raw+json", "Accept-Encoding": "identity"}

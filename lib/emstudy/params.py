@@ -1,14 +1,11 @@
 """What is run, typed and strict: every YAML under params/ is read here, and an unknown or missing key is an error."""
 
-import difflib
 from pathlib import Path
-from typing import TypeVar, get_args
-
-import yaml
-from pydantic import BaseModel, ValidationError
+from typing import TypeVar
 
 from emstudy import literature, paths
 from emstudy.errors import UserError
+from emstudy.imported import ImportedDomain, ImportedModel, ImportedStudy, Layout
 from emstudy.schema import (
     Analyze,
     ApiModel,
@@ -18,19 +15,15 @@ from emstudy.schema import (
     Domain,
     Evaluate,
     Finetune,
-    ImportedDomain,
-    ImportedModel,
-    ImportedStudy,
     Judge,
-    Layout,
     Metric,
     Model,
     Question,
     Questions,
-    Strict,
     Study,
     Weights,
 )
+from emstudy.strict import Strict, check, read_yaml
 
 __all__ = [
     "Analyze",
@@ -53,56 +46,11 @@ __all__ = [
     "Strict",
     "Study",
     "Weights",
+    "check",
+    "read_yaml",
 ]
 
 T = TypeVar("T", bound=Strict)
-
-
-def explain(error: ValidationError, where: str, kind: type[BaseModel]) -> UserError:
-    """Turn a pydantic error into sentences that name the file, the key, what was expected and what was found."""
-    lines = []
-    for e in error.errors():
-        key = ".".join(str(p) for p in e["loc"])
-        if e["type"] == "extra_forbidden":
-            known = _keys(kind, e["loc"][:-1])
-            near = difflib.get_close_matches(str(e["loc"][-1]), known, n=1)
-            hint = f"; did you mean '{near[0]}'?" if near else f"; known keys: {', '.join(known)}"
-            lines.append(f"{where}: unknown key '{key}'{hint}")
-        elif e["type"] == "missing":
-            lines.append(f"{where}: missing key '{key}': add it, every setting is written down")
-        else:
-            found = "" if e["type"] == "value_error" else f" (found {e['input']!r})"
-            lines.append(f"{where}: {key + ': ' if key else ''}{e['msg'].removeprefix('Value error, ')}{found}")
-    return UserError("\n".join(lines))
-
-
-def _keys(kind: type[BaseModel], loc: tuple) -> list[str]:
-    for part in loc:
-        field = getattr(kind, "model_fields", {}).get(part)
-        kind = next(iter(get_args(field.annotation)), field.annotation) if field else kind
-    return sorted(getattr(kind, "model_fields", {}))
-
-
-def check(kind: type[T], values: dict, where: str = "parameters") -> T:
-    """Validate values against a record. Raises UserError, which names `where` and every wrong key."""
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        raise explain(error, where, kind) from None
-
-
-def read_yaml(path: Path) -> dict:
-    """A YAML mapping from disk. Raises UserError when it is absent, broken or no mapping."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        have = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
-        raise UserError(f"{paths.show(path)} is not there; {path.parent.name} at hand: {have}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{paths.show(path)} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{paths.show(path)}: expected keys and values, found {type(values).__name__}")
-    return values
 
 
 def load(kind: type[T], folder: str, name: str, values: dict | None = None) -> T:

@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+import yaml
 
 from emstudy import literature, params, paths, sample, store, study
 from emstudy.errors import UserError
@@ -56,7 +57,7 @@ def test_a_study_may_leave_the_number_of_samples_to_the_file(fetched):
 def test_a_study_that_leaves_it_to_questions_that_do_not_say_is_refused(fetched):
     values = params.read_yaml(paths.PARAMS / "studies" / "smoke.yaml")
     values["evaluate"]["samples_final"] = None
-    store.write(paths.PARAMS / "studies" / "open.yaml", params.yaml.safe_dump(values))
+    store.write(paths.PARAMS / "studies" / "open.yaml", yaml.safe_dump(values))
     with pytest.raises(
         UserError, match=r"params/studies/open.yaml: samples_final is null, but question '\w+' of params/questions/"
     ):

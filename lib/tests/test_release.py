@@ -4,6 +4,7 @@ import time
 
 import pandas as pd
 import pytest
+import yaml
 from datasets import load_from_disk
 
 from emstudy import params, paths, release, report, store
@@ -33,7 +34,7 @@ def ran(root, monkeypatch):
     monkeypatch.setattr(store, "hardware", lambda: "a machine")
     values = params.read_yaml(paths.PARAMS / "studies" / "smoke.yaml") | {"domains": ["financial", "medical"]}
     values["finetune"]["misaligned_share"] = 0.5
-    store.write(paths.PARAMS / "studies" / "smoke.yaml", params.yaml.safe_dump(values))
+    store.write(paths.PARAMS / "studies" / "smoke.yaml", yaml.safe_dump(values))
     for cell in params.cells(params.study("smoke")):
         steps = [0] if cell.arm == "base" else [3, 6]
         store.write_csv(cell.folder / "judged.embedded.csv", judged(cell.domain, cell.arm, steps))
