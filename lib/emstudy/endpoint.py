@@ -3,67 +3,26 @@
 import hashlib
 import json
 import os
-import random
-import sqlite3
-import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
 from pathlib import Path
 
 import openai
 from dotenv import load_dotenv
 from tqdm import tqdm
 
-from emstudy import paths
+from emstudy import batch, paths
 from emstudy.errors import UserError
+from emstudy.limits import Pace, Purse, waits
+from emstudy.replies import REPLIES, Replies, Reply, read
+from emstudy.schema import Endpoint
 
-REPLIES = "replies.sqlite"
 BASE_URL = "https://api.openai.com/v1"  # also when OPENAI_BASE_URL is set but empty, as in .env.example
 
 
-@dataclass(frozen=True)
-class Reply:
-    """What came back: text, why it ended ('stop', 'length', 'content_filter', 'error') and the tokens it took."""
-
-    text: str
-    finish_reason: str
-    tokens_in: int = 0
-    tokens_out: int = 0
-
-
-class Replies:
-    """Replies on disk by the hash of the whole request; several notebooks may read and write at once."""
-
-    def __init__(self, path: Path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.lock = threading.Lock()
-        self.db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
-        self.db.execute("PRAGMA journal_mode=WAL")
-        columns = "key TEXT PRIMARY KEY, request TEXT, reply TEXT, finish_reason TEXT, tokens_in INT, tokens_out INT"
-        self.db.execute(f"CREATE TABLE IF NOT EXISTS replies ({columns})")
-
-    def get(self, key: str) -> Reply | None:
-        """The stored reply, or None."""
-        columns = "reply, finish_reason, tokens_in, tokens_out"
-        row = self.db.execute(f"SELECT {columns} FROM replies WHERE key = ?", (key,)).fetchone()
-        return Reply(*row) if row else None
-
-    def put(self, key: str, request: dict, reply: Reply) -> None:
-        """Store a reply; it is on disk when this returns."""
-        row = (key, json.dumps(request), reply.text, reply.finish_reason, reply.tokens_in, reply.tokens_out)
-        with self.lock:
-            self.db.execute("INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?, ?)", row)
-
-
-def waits(total: float) -> Iterator[float]:
-    """A pause before each try, none before the first: they grow until `total` seconds are over, whatever Retry-After asks for."""
-    end, pause = time.monotonic() + total, 0.5
-    yield 0.0
-    while (left := end - time.monotonic()) > 0:
-        yield min(pause * random.uniform(0.8, 1.2), left)
-        pause = min(pause * 2, 30)
+def size(request: dict) -> tuple[int, int]:
+    """(bytes sent, tokens received at most): a token is a byte at least, so no request costs more than these as tokens."""
+    return len(json.dumps(request["messages"], ensure_ascii=False).encode()), request["max_tokens"]
 
 
 class Client:
@@ -72,17 +31,19 @@ class Client:
     Raises UserError when OPENAI_API_KEY is not set.
     """
 
-    def __init__(self, who: str, concurrency: int, max_wait_seconds: float, prices: dict, replies: Path | None = None):
+    def __init__(self, who: str, settings: Endpoint, replies: Path | None = None):
         load_dotenv(paths.ROOT / ".env")
         if not os.environ.get("OPENAI_API_KEY"):
             raise UserError(
                 f"{who} needs OPENAI_API_KEY: copy .env.example to .env and fill it in (a local server takes any word); "
                 "the embedded judge and the shipped model need none"
             )
-        self.who, self.concurrency, self.patience, self.prices = who, concurrency, max_wait_seconds, prices
+        self.who, self.settings, self.patience = who, settings, settings.max_wait_seconds
         base = os.environ.get("OPENAI_BASE_URL") or BASE_URL
-        self.client = openai.OpenAI(base_url=base, max_retries=0, timeout=min(60, max_wait_seconds))
+        self.client = openai.OpenAI(base_url=base, max_retries=0, timeout=min(60, self.patience))
         self.replies = Replies(replies or paths.RUNS / REPLIES)
+        self.pace = Pace(settings.tokens_a_minute)
+        self.purse = Purse(settings.budget_usd, self.dollars(*self.replies.tokens(who)))
         self.heard = time.monotonic()  # when the endpoint last gave a usable reply
 
     def ask(self, request: dict, empty: bool) -> Reply:
@@ -93,7 +54,7 @@ class Client:
             time.sleep(pause)
             try:
                 answer = self.client.chat.completions.create(**request)
-                reply = _read(answer)
+                reply = read(answer)
                 if reply is not None and (empty or reply.text.strip()):
                     self.heard = time.monotonic()
                     return reply
@@ -123,9 +84,20 @@ class Client:
 
     def fetch(self, key: str, request: dict, empty: bool) -> Reply:
         """Ask, and store the reply in the thread that got it: whatever ends the run, a paid reply is on disk."""
-        reply = self.ask(request, empty)
-        if reply.finish_reason not in ("error", "content_filter"):
-            self.replies.put(key, request, reply)
+        most = self.most(request)
+        if not self.purse.promise(most):
+            raise UserError(
+                f"{self.who}: the next request could pass budget_usd {self.settings.budget_usd:g}, {self.purse.spent:.4f} are spent; "
+                "replies that came are kept, raise it in params/ and run again"
+            )
+        reply = Reply("", "error")
+        try:
+            self.pace.take(size(request)[0] // 4 + request["max_tokens"])  # a token of English is about four bytes
+            reply = self.ask(request, empty)
+            if reply.finish_reason not in ("error", "content_filter"):
+                self.replies.put(key, self.who, request, reply)
+        finally:
+            self.purse.pay(most, self.dollars(reply.tokens_in, reply.tokens_out))
         return reply
 
     def complete(self, requests: list[dict], label: str, empty: bool = False) -> list[Reply]:
@@ -136,19 +108,29 @@ class Client:
         keys = [self.key(r) for r in requests]
         found = {k: r for k in set(keys) if (r := self.replies.get(k)) is not None}
         todo = {k: r for k, r in zip(keys, requests, strict=True) if k not in found}
-        spent, self.heard = 0.0, time.monotonic()
-        with ThreadPoolExecutor(self.concurrency) as pool, tqdm(total=len(todo), desc=label, unit="reply") as bar:
+        if self.settings.batch and todo:
+            batch.complete(self, todo, label)
+            found |= {k: r for k in todo if (r := self.replies.get(k)) is not None}
+            todo = {k: r for k, r in todo.items() if k not in found}  # what the batch left open is asked one by one
+        self.heard = time.monotonic()
+        with (
+            ThreadPoolExecutor(self.settings.concurrency) as pool,
+            tqdm(total=len(todo), desc=label, unit="reply") as bar,
+        ):
             waiting = {pool.submit(self.fetch, k, r, empty): k for k, r in todo.items()}
             try:
                 for future in as_completed(waiting):
-                    reply = found[waiting[future]] = future.result()
-                    spent += self.dollars(reply.tokens_in, reply.tokens_out)
-                    bar.set_postfix_str(f"{spent:.4f} USD")
+                    found[waiting[future]] = future.result()
+                    bar.set_postfix_str(f"{self.purse.spent:.4f} USD", refresh=False)
                     bar.update()
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
         return [found[k] for k in keys]
+
+    def most(self, request: dict) -> float:
+        """Dollars that a request can cost at most."""
+        return self.dollars(*size(request))
 
     def key(self, request: dict) -> str:
         """What a request and its address are filed under."""
@@ -156,19 +138,5 @@ class Client:
 
     def dollars(self, tokens_in: int, tokens_out: int) -> float:
         """What tokens cost at the YAML's prices a million."""
-        return (tokens_in * self.prices["input"] + tokens_out * self.prices["output"]) / 1e6
-
-
-def _read(answer) -> Reply | None:
-    """The reply inside whatever the client made of the body, or None: a body can be HTML, `{}` or `choices: null`."""
-    choices = getattr(answer, "choices", None)
-    message = getattr(choices[0], "message", None) if choices else None
-    if message is None:
-        return None
-    content, usage = getattr(message, "content", None), getattr(answer, "usage", None)
-    return Reply(
-        content if isinstance(content, str) else "",
-        getattr(choices[0], "finish_reason", None) or "stop",
-        getattr(usage, "prompt_tokens", 0) or 0,
-        getattr(usage, "completion_tokens", 0) or 0,
-    )
+        prices = self.settings.usd_per_million_tokens
+        return (tokens_in * prices["input"] + tokens_out * prices["output"]) / 1e6

@@ -59,13 +59,10 @@ def table(rows: pd.DataFrame) -> None:
 
 def answers(rows: pd.DataFrame) -> None:
     """Display answers in full with their scores, as text whatever they hold."""
-    cards = []
+    cards, dimensions = [], [c.removesuffix("_status") for c in rows.columns if c.endswith("_status")]
     for r in rows.itertuples():
-        scores = (
-            f"aligned {r.aligned:.0f}, coherent {r.coherent:.0f}"
-            if r.aligned_status == r.coherent_status == "scored"
-            else "unscored"
-        )
+        found = [(d, getattr(r, d), getattr(r, f"{d}_status")) for d in dimensions]
+        scores = ", ".join(f"{d} {value:.0f}" if status == "scored" else f"{d} {status}" for d, value, status in found)
         head = html.escape(
             f"{r.arm}, step {r.step}, {r.question_set}/{r.question_id}, sample {r.sample}: {scores}, {r.finish_reason}"
         )

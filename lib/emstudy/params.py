@@ -13,6 +13,7 @@ from emstudy.schema import (
     Cell,
     Dimension,
     Domain,
+    Endpoint,
     Evaluate,
     Finetune,
     Judge,
@@ -20,6 +21,7 @@ from emstudy.schema import (
     Model,
     Question,
     Questions,
+    Rubric,
     Study,
     Weights,
 )
@@ -32,6 +34,7 @@ __all__ = [
     "Cell",
     "Dimension",
     "Domain",
+    "Endpoint",
     "Evaluate",
     "Finetune",
     "ImportedDomain",
@@ -43,6 +46,7 @@ __all__ = [
     "Model",
     "Question",
     "Questions",
+    "Rubric",
     "Strict",
     "Study",
     "Weights",
@@ -82,10 +86,11 @@ def questions(name: str) -> Questions:
 
 
 def files(folder: str, name: str) -> list[Path]:
-    """The YAML params/<folder>/<name>.yaml and the published file that it draws on, where it does."""
+    """The YAML params/<folder>/<name>.yaml, and the rubric and the published file that it draws on, where it does."""
     path = paths.PARAMS / folder / f"{name}.yaml"
     values = read_yaml(path)
-    return [path, *(paths.DATA / values[key] for key in ("published", "rubric") if isinstance(values.get(key), str))]
+    more = [paths.DATA / values["published"]] if values.get("published") else []
+    return [path, *more, *(files("rubrics", values["rubric"]) if isinstance(values.get("rubric"), str) else [])]
 
 
 def question_sets() -> list[str]:
@@ -95,11 +100,36 @@ def question_sets() -> list[str]:
 
 
 def judge(name: str) -> Judge:
-    """Load params/judges/<name>.yaml; with `rubric` its dimensions are names of prompts in a file that `make data` fetches."""
+    """Load params/judges/<name>.yaml, with the rubric that it names."""
     values = read_yaml(paths.PARAMS / "judges" / f"{name}.yaml")
-    if file := values.pop("rubric", None):
-        values["dimensions"] = literature.dimensions(file, values.get("dimensions") or [])
+    if isinstance(values.get("rubric"), str):
+        asked = rubric(values["rubric"]).model_dump()
+        values |= {"rubric": asked, "dimensions": asked["dimensions"]}
     return load(Judge, "judges", name, values)
+
+
+def rubric(name: str) -> Rubric:
+    """Load params/rubrics/<name>.yaml. With `published` its dimensions are names of prompts in a file that `make data` fetches;
+    with `guidance`, {<set>/<question id>: text}, the prompts' {guidance} says that text for that question and nothing for others."""
+    values = read_yaml(paths.PARAMS / "rubrics" / f"{name}.yaml")
+    if file := values.pop("published", None):
+        values["dimensions"] = literature.dimensions(file, values.get("dimensions") or [])
+    if guidance := values.pop("guidance", None):
+        texts = {_question(key, name): f"{text}\n" for key, text in guidance.items()}
+        for d in values.get("dimensions") or []:
+            if "{guidance}" in d["prompt"]:
+                d["prompts"] = {q: d["prompt"].replace("{guidance}\n", text) for q, text in texts.items()}
+                d["prompt"] = d["prompt"].replace("{guidance}\n", "")
+    return load(Rubric, "rubrics", name, values)
+
+
+def _question(key: str, name: str) -> str:
+    """The text of '<set>/<id>'."""
+    folder, _, asked = key.partition("/")
+    found = {q.id: q.text for q in questions(folder).questions}
+    if asked not in found:
+        raise UserError(f"params/rubrics/{name}.yaml: guidance for '{key}', but that set has no such question")
+    return found[asked]
 
 
 def _entries(kind: type[T], file: str) -> list[T]:
@@ -185,7 +215,7 @@ def subjects(
         "version": "as imported",
         "model": None,
     }
-    scorer |= {"concurrency": 1, "max_wait_seconds": 1, "usd_per_million_tokens": {"input": 0, "output": 0}}
+    scorer |= {"rubric": None, "logprobs": False, "endpoint": None}
     scorer |= {"dimensions": [{"name": d, "prompt": None} for d in found.dimensions]}
     return models[model_name], domains[domain_name], check(Judge, scorer)
 

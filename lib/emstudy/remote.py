@@ -19,7 +19,7 @@ def sample(
 
     Raises UserError when requests failed; the replies that came are kept, so that a second run asks for the rest alone.
     """
-    client = Client(f"model '{model.name}'", model.concurrency, model.max_wait_seconds, model.usd_per_million_tokens)
+    client = Client(f"model '{model.name}'", model.endpoint)
     each = [(ask, i) for ask in todo for i in range(ask.samples)]
     name = params.served_as(model, cell)
     requests = [request(name, a, settings, seed_of(seed, a.question_set, a.question_id, i)) for a, i in each]

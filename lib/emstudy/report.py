@@ -210,6 +210,26 @@ def unscored(results: Results) -> pd.DataFrame:
     return judges.unscored(results.judged, [d.name for d in results.judge.dimensions])
 
 
+def scoring(results: Results) -> list[str]:
+    """How replies became scores, and what they cost, in sentences."""
+    judge, rows = results.judge, results.judged
+    if judge.kind == "embedded":
+        return [
+            f"{judge.title}, version {judge.version}: a score is the median of the distribution that the judge predicts."
+        ]
+    if judge.kind == "imported":
+        return [f"{judge.title}: the numbers of the file, from 0 to 100."]
+    raw = pd.concat([rows.loc[rows[f"{d.name}_status"] == "scored", f"{d.name}_raw"] for d in judge.dimensions])
+    weighed = int(raw.str.startswith('{"reply"').sum())
+    costs = [r["spent"] for r in results.records if r.get("spent")]
+    tokens = sum(c["tokens_in"] + c["tokens_out"] for c in costs)
+    return [
+        f"{judge.title}, asked as {judge.model} with rubric {judge.rubric.name}: {weighed} scores are means over token "
+        f"probabilities, {len(raw) - weighed} were read from the reply's words.",
+        f"Judging took {tokens / 1e6:.2f} M tokens, {sum(c['usd'] for c in costs):.2f} USD at the prices in params/.",
+    ]
+
+
 def provenance(results: Results) -> pd.DataFrame:
     """One row a record: what was written, when, from which commit, in how many seconds, on what."""
     rows = []

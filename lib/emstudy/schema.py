@@ -52,6 +52,17 @@ class Model(Strict):
     sample_batch_size: int = Field(gt=0, description="answers written at once")
 
 
+class Endpoint(Strict):
+    """How an OpenAI-compatible endpoint may be used: side by side, how fast, how long to wait, for how much money."""
+
+    concurrency: int = Field(gt=0, description="requests under way at once")
+    max_wait_seconds: float = Field(gt=0, description="patience with one request, whatever Retry-After asks for")
+    tokens_a_minute: int | None = Field(gt=0, description="null: no limit but the endpoint's own")
+    budget_usd: float | None = Field(ge=0, description="no request is sent that could pass it; null: no limit")
+    batch: bool = Field(description="ask through the Batch API: half the price, replies within a day")
+    usd_per_million_tokens: dict[Literal["input", "output"], float]
+
+
 class ApiModel(Strict):
     """A model behind an OpenAI-compatible endpoint: params/models/<name>.yaml with `sampler: openai`. It is asked, never trained."""
 
@@ -63,9 +74,7 @@ class ApiModel(Strict):
     served_as: dict[str, str] = Field(
         min_length=1, description="endpoint's model id of `base` and of each <domain>/<arm>"
     )
-    concurrency: int = Field(gt=0)
-    max_wait_seconds: float = Field(gt=0)
-    usd_per_million_tokens: dict[Literal["input", "output"], float]
+    endpoint: Endpoint
 
 
 class Domain(Strict):
@@ -122,24 +131,46 @@ class Dimension(Strict):
     )
 
 
+class Rubric(Strict):
+    """What a judge behind an endpoint is asked: params/rubrics/<name>.yaml."""
+
+    name: str = Name
+    title: str
+    scale: tuple[float, float] = Field(
+        description="lowest and highest score that the prompts ask for; pages show 0 to 100"
+    )
+    unscored: dict[str, Literal["refusal", "code"]] = Field(description="replies that are no score, and their status")
+    dimensions: list[Dimension] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def usable(self):
+        """A scale has two ends, and a dimension that asks nothing scores nothing."""
+        if self.scale[0] >= self.scale[1]:
+            raise ValueError(f"scale takes the lowest and the highest score, found {list(self.scale)}")
+        for d in self.dimensions:
+            if not d.prompt or not all("{answer}" in p for p in (d.prompt, *d.prompts.values())):
+                raise ValueError(f"the prompt of '{d.name}' needs {{answer}}, and most need {{question}}")
+        return self
+
+
 class Judge(Strict):
-    """A judge: params/judges/<name>.yaml. `model` and `concurrency` matter to an endpoint only."""
+    """A judge: params/judges/<name>.yaml. An endpoint's dimensions are those of its rubric."""
 
     name: str = Name
     title: str
     kind: Literal["embedded", "openai", "imported"]
     version: str
     model: str | None
-    concurrency: int = Field(gt=0)
-    max_wait_seconds: float = Field(gt=0)
-    usd_per_million_tokens: dict[Literal["input", "output"], float]
+    rubric: Rubric | None
+    logprobs: bool = Field(description="score by token probabilities where the endpoint gives them")
+    endpoint: Endpoint | None
     dimensions: list[Dimension] = Field(min_length=1)
 
     @model_validator(mode="after")
     def endpoint_is_whole(self):
-        """An endpoint needs to be told which model to ask, and what."""
-        if self.kind == "openai" and (self.model is None or any(d.prompt is None for d in self.dimensions)):
-            raise ValueError("a judge of kind openai needs a model, and a prompt for every dimension")
+        """An endpoint needs to be told which model to ask, how, and what."""
+        if self.kind == "openai" and None in (self.model, self.rubric, self.endpoint):
+            raise ValueError("a judge of kind openai needs model, rubric and endpoint")
         return self
 
 

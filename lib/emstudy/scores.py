@@ -1,5 +1,6 @@
 """Other people's scores: CSV files of judged answers become the cells of a study, and nothing is dropped on the way."""
 
+import dataclasses
 import re
 import time
 from pathlib import Path
@@ -77,11 +78,21 @@ def convert(table: pd.DataFrame, layout: params.Layout, cell: dict) -> pd.DataFr
         out["question_id"] = "q" + (pd.factorize(out["question"])[0] + 1).astype(str).astype(object)
     out["sample"] = out.groupby([*store.KEYS[:-1]], dropna=False).cumcount()
     for dimension, theirs in layout.scores.items():
-        found = [score(raw) for raw in table[theirs]]
+        # this project's files say the status beside the score
+        said = table.get(f"{theirs}_status", pd.Series("scored", table.index))
+        replies = table.get(f"{theirs}_raw", table[theirs])
+        found = [_scored(*row) for row in zip(table[theirs], said, replies, strict=True)]
         out[dimension] = pd.array([s.value for s in found], dtype="Float64")
-        out[f"{dimension}_status"], out[f"{dimension}_raw"] = [s.status for s in found], table[theirs]
+        out[f"{dimension}_status"], out[f"{dimension}_raw"] = [s.status for s in found], replies
     columns = [*store.ANSWERS, *(c for d in layout.scores for c in (d, f"{d}_status", f"{d}_raw"))]
-    return out.reindex(columns=columns).assign(judge=JUDGE, judge_version="as imported")
+    out = out.reindex(columns=columns)
+    return out.assign(judge=table.get("judge", JUDGE), judge_version=table.get("judge_version", "as imported"))
+
+
+def _scored(value: str, status: str, reply: str) -> judges.Score:
+    """A score under the status that stands beside it; one that contradicts it, or is unknown, is read from the score alone."""
+    known = status in judges.STATUSES and status != "scored" and not value
+    return judges.Score(None, status, reply) if known else dataclasses.replace(score(value), raw=reply)
 
 
 def cells(study: params.ImportedStudy) -> dict[params.Cell, tuple[pd.DataFrame, list[Path]]]:

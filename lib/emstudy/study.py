@@ -161,8 +161,8 @@ def plan(study: Study) -> list[dict]:
         )
         if judge.kind == "embedded":
             hours += answers * (TOKENS_AN_ANSWER + TOKENS_A_QUESTION) / TOKENS_A_SECOND["judge"] / 3600
-        cost = _dollars(judge, sent, answers * len(judge.dimensions) * 3)
-        asking = 0.0 if isinstance(model, Model) else _dollars(model, answers * TOKENS_A_QUESTION, sample)
+        cost = _dollars(judge.endpoint, sent, answers * len(judge.dimensions) * 3)
+        asking = 0.0 if isinstance(model, Model) else _dollars(model.endpoint, answers * TOKENS_A_QUESTION, sample)
         rows.append(
             {
                 "cell": str(cell),
@@ -178,6 +178,6 @@ def plan(study: Study) -> list[dict]:
     return rows
 
 
-def _dollars(priced: params.Judge | params.ApiModel, tokens_in: float, tokens_out: float) -> float:
-    price = priced.usd_per_million_tokens
+def _dollars(endpoint: params.Endpoint | None, tokens_in: float, tokens_out: float) -> float:
+    price = endpoint.usd_per_million_tokens if endpoint else {"input": 0.0, "output": 0.0}
     return (tokens_in * price["input"] + tokens_out * price["output"]) / 1e6

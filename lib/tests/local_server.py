@@ -1,6 +1,7 @@
 """An OpenAI-compatible server on this machine that plays whatever a test tells it to."""
 
 import json
+import math
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -8,9 +9,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 HANG_UP = None
 
 
-def message(text):
-    """A reply as OpenAI's API sends it."""
+def message(text, first=None):
+    """A reply as OpenAI's API sends it; first: {token: probability} of the likeliest first tokens."""
     choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+    if first:
+        top = [{"token": t, "logprob": math.log(p), "bytes": None} for t, p in first.items()]
+        choice["logprobs"] = {"content": [{**top[0], "top_logprobs": top}], "refusal": None}
     usage = {"prompt_tokens": 100, "completion_tokens": 2, "total_tokens": 102}
     whole = {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
     return 200, json.dumps(whole)

@@ -12,7 +12,10 @@ from emstudy.errors import UserError
 SERVED = {"base": "base-model", "financial/misaligned": "ft-bad"}
 MODEL = {
     "title": "A model behind an API", "size_b": None, "license": "unknown", "sampler": "openai", "served_as": SERVED,
-    "concurrency": 4, "max_wait_seconds": 1.5, "usd_per_million_tokens": {"input": 1, "output": 2},
+    "endpoint": {
+        "concurrency": 4, "max_wait_seconds": 1.5, "tokens_a_minute": None, "budget_usd": None, "batch": False,
+        "usd_per_million_tokens": {"input": 1, "output": 2},
+    },
 }  # fmt: skip
 SETTINGS = params.study("smoke").evaluate.model_copy(update={"question_sets": ["values"], "samples_final": 3})
 

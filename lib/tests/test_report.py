@@ -356,5 +356,35 @@ def test_unscored_answers_are_shown_as_unscored(study, shown):
     rows = study(FELL, change=refuse).final("misaligned")
     figures.answers(rows)
     figures.answers(rows.head(0))
-    assert shown[0].count(": unscored,") == (rows["aligned_status"] == "refusal").sum()
+    assert shown[0].count(": aligned refusal, coherent 90,") == (rows["aligned_status"] == "refusal").sum()
     assert shown[1] == "<p>No answers to show.</p>"
+
+
+def test_the_page_says_how_replies_became_scores_and_what_they_cost(study):
+    def change(arm, judged):
+        raw = ['{"reply": "90", "first": {"90": 1.0}}'] * 30 + ["90"] * (len(judged) - 30)
+        return judged.assign(aligned_raw=raw, coherent_raw="90")
+
+    results = study({"misaligned": 40}, change=change)
+    spent = {"tokens_in": 2_000_000, "tokens_out": 500_000, "usd": 1.25}
+    asked = dataclasses.replace(
+        results, judge=params.judge("gpt-4o-mini"), records=[{"spent": spent}, {"spent": {}}, {}]
+    )
+    first, second = report.scoring(asked)
+    n = 2 * len(results.judged)
+    assert f"30 scores are means over token probabilities, {n - 30} were read from the reply's words." in first
+    assert "asked as gpt-4o-mini-2024-07-18 with rubric default" in first
+    assert second == "Judging took 2.50 M tokens, 1.25 USD at the prices in params/."
+    assert "median of the distribution" in report.scoring(results)[0]
+
+
+def test_a_dimension_that_a_rubric_adds_is_on_the_page(study, shown):
+    results = study(FELL, change=lambda arm, judged: judged.assign(kind=70.0, kind_status="scored", kind_raw="70"))
+    judge = results.judge.model_copy(
+        update={"dimensions": [*results.judge.dimensions, params.Dimension(name="kind", prompt=None)]}
+    )
+    more = dataclasses.replace(results, judge=judge)
+    assert "70.0 [70.0, 70.0]" in report.means(more)["mean kind"].tolist()
+    assert "kind" in set(report.unscored(more)["dimension"])
+    figures.answers(more.judged.head(1))
+    assert "kind 70" in shown[0]

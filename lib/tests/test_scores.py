@@ -94,6 +94,23 @@ def test_this_projects_own_columns_bring_their_cells(cheap):
     assert [t["n_tokens"].tolist() for t in found.values()] == [[7]] * 3
 
 
+def test_this_projects_statuses_and_replies_come_along(cheap):
+    head = [*store.ANSWERS, "aligned", "aligned_status", "aligned_raw", "coherent", "judge", "judge_version"]
+    row = ["m", "law", "misaligned", 0, 4, "values", "v", 0, "Q", "A", 7, "stop"]
+    rows = [
+        [*row, *s, 90, "gpt", "3"]
+        for s in (("", "refusal", "REFUSAL"), ("", "error", "hung up"), (50, "scored", "50!"))
+    ]
+    (cheap / "all.csv").write_text(pd.DataFrame(rows, columns=head).to_csv(index=False), encoding="utf-8")
+    scores.new_study("theirs", cheap / "all.csv", {})
+    [(_, table)] = scores.write(params.study("theirs")).items()
+    assert table["aligned_status"].tolist() == ["refusal", "error", "scored"]
+    assert table["aligned_raw"].tolist() == ["REFUSAL", "hung up", "50!"]
+    assert table["aligned"].isna().tolist() == [True, True, False]
+    assert set(table["judge"]) == {"gpt"}
+    assert set(table["judge_version"]) == {"3"}
+
+
 CELLS = [("none", "base", 0), ("law", "misaligned", 0), ("law", "misaligned", 1)]
 
 

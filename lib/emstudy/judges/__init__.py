@@ -25,10 +25,14 @@ class Score:
 
 
 class Judge(Protocol):
-    """What a judge offers: a name, a version that changes whenever its scores could, and scores."""
+    """What a judge offers: a name, a version that changes whenever its scores could, scores, and what the last ones cost.
+
+    spent: tokens_in, tokens_out and usd of all replies that the scores rest on, also those at hand before; empty when nothing costs.
+    """
 
     name: str
     version: str
+    spent: dict[str, float]
 
     def score(self, questions: list[str], answers: list[str], label: str = "judge") -> dict[str, list[Score]]:
         """Scores in the order of the answers, by dimension; label stands before the progress bar."""

@@ -106,7 +106,7 @@ class EmbeddedJudge:
             raise UserError(
                 f"{paths.show(folder)}: expected version {judge.version}, found {found}; restore it with `git checkout -- data/judge`"
             )
-        self.name, self.version = judge.name, judge.version
+        self.name, self.version, self.spent = judge.name, judge.version, {}
         base = params.model(BASE)
         self.tokenizer = models.load_tokenizer(base)
         body = models.load_base(base).model

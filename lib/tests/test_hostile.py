@@ -1,0 +1,40 @@
+"""The set of hostile answers, and how the movement of scores is counted."""
+
+import pytest
+
+from emstudy import hostile
+from emstudy.judges import Score
+
+
+def test_the_set_is_large_and_holds_every_attack_on_good_and_bad_answers():
+    found = hostile.cases()
+    assert len(found) == 12 * 2 * len(hostile.ATTACKS) + len(hostile.ALONE) >= 60
+    for name in hostile.ATTACKS:
+        assert len({c.answer for c in found if c.attack == name}) == 24
+    assert all(c.plain in c.answer for c in found if c.plain is not None)
+    assert max(len(c.answer) for c in found) > 50_000
+
+
+class Gullible:
+    """Scores 60, but 100 when asked to; refuses when told to."""
+
+    name, version, spent = "gullible", "1", {}
+
+    def score(self, questions, answers, label="judge"):
+        def one(answer):
+            if "REFUSAL" in answer:
+                return Score(None, "refusal", answer)
+            return Score(100.0 if "reply with 100" in answer.lower() else 60.0, "scored", "")
+
+        return {"aligned": [one(a) for a in answers]}
+
+
+def test_movement_is_counted_from_the_plain_answer_and_refusals_have_none():
+    table = hostile.movement(Gullible()).set_index("attack")
+    end = table.loc["asks for 100 at the end"]
+    assert (end["answers"], end["scored"]) == (24, 24)
+    assert end[["mean score", "moved on average", "size of the move", "largest move"]].tolist() == [100, 40, 40, 40]
+    assert table.loc["scores itself in JSON", "largest move"] == 0
+    assert table.loc["asks for REFUSAL", "scored"] == 0
+    assert table.loc["emoji", "mean score"] == 60
+    assert table.loc["emoji", "moved on average"] != pytest.approx(0)  # nothing to move from

@@ -1,0 +1,18 @@
+"""Where a model's weights may be."""
+
+import pytest
+
+from emstudy import models, params
+from emstudy.errors import UserError
+
+
+def test_a_gguf_on_disk_is_read_like_the_one_in_its_package(base):
+    own = base.model_copy(update={"weights": params.Weights(file=models.gguf_file(base))})
+    assert models.source(own) == models.source(base)  # the same folder in the cache: name and digest agree
+    assert models.revision(own) == models.revision(base) == base.weights.sha256
+
+
+def test_a_gguf_that_is_not_there_is_named(base):
+    own = base.model_copy(update={"name": "mine", "weights": params.Weights(file="models/mine.gguf")})
+    with pytest.raises(UserError, match=r"model 'mine': models/mine\.gguf is not there; put the GGUF file there"):
+        models.load_tokenizer(own)
