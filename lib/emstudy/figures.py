@@ -54,7 +54,11 @@ def table(rows: pd.DataFrame) -> None:
         display(Markdown("*Nothing to list: this study has no such data.*"))
         return
     clean = rows.map(lambda v: report.visible(v) if isinstance(v, str) else v)
-    display(HTML(f'<div class="scroll">{clean.to_html(index=False, escape=True, border=0, na_rep="–")}</div>'))
+    display(
+        HTML(
+            f'<div class="scroll">{clean.to_html(index=False, escape=True, border=0, na_rep="–", float_format="{:.6g}".format)}</div>'
+        )
+    )
 
 
 def answers(rows: pd.DataFrame) -> None:

@@ -35,6 +35,25 @@ def results() -> str:
     return markdown(pd.DataFrame(rows))
 
 
+def beside_published() -> str | None:
+    """The shipped financial set and the published one under the same recipe, from both studies' results.csv; None before the second ran."""
+    pages = {paths.DEFAULT_STUDY: "shipped", "published-financial": "published"}
+    if not (paths.reports("published-financial") / "results.csv").exists():
+        return None
+    rows = []
+    for study, source in pages.items():
+        table = pd.read_csv(paths.reports(study) / "results.csv")
+        main = (table["metric"] == params.study(study).analyze.main_metric) & (table["questions"] == "out-of-domain")
+        for r in table[main & (table["domain"] == "financial")].itertuples():
+            examples = params.study(study).finetune.train_examples if r.arm != "base" else 0
+            row = {"data": source if examples else "none", "arm": r.arm, "examples": examples}
+            row["EM rate (95% interval)"] = f"{100 * r.rate:.1f}% [{100 * r.low:.1f}, {100 * r.high:.1f}] of {r.n}"
+            rows.append(
+                row | {"mean alignment (95% interval)": f"{r.mean_aligned:.1f} [{r.mean_low:.1f}, {r.mean_high:.1f}]"}
+            )
+    return markdown(pd.DataFrame(rows).drop_duplicates())
+
+
 def judge() -> str:
     """The embedded judge's agreement with its teachers, from data/judge/agreement.json."""
     found = json.loads((paths.JUDGE / "agreement.json").read_text(encoding="utf-8"))
@@ -83,3 +102,5 @@ def main() -> None:
     picture()
     fill(paths.ROOT / "README.md", "results", results())
     fill(paths.JUDGE / "README.md", "judge", judge())
+    if rows := beside_published():
+        fill(paths.DATA / "README.md", "beside", rows)

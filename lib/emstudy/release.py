@@ -1,6 +1,8 @@
 """What leaves a study: its numbers, all judged answers, a Hugging Face dataset folder and adapters with their model cards."""
 
 import html
+import json
+import re
 import shutil
 from pathlib import Path
 
@@ -41,8 +43,9 @@ def write(folder: Path, numbers: pd.DataFrame, results: list[Results]) -> list[P
 
 def downloads(files: list[Path]) -> None:
     """Display links to the written files, and what the columns of the answers hold."""
-    rows = [f'<li><a href="{f.name}">{f.name}</a>, {f.stat().st_size / 1e6:.1f} MB</li>' for f in files]
-    glossary = [f"<tr><td><code>{html.escape(k)}</code></td><td>{html.escape(v)}</td></tr>" for k, v in COLUMNS.items()]
+    rows = [f'<li><a href="{f.name}">{f.name}</a>, {f.stat().st_size / 1e3:,.0f} kB</li>' for f in files]
+    said = {html.escape(k): re.sub("`(.*?)`", r"<code>\1</code>", html.escape(v)) for k, v in COLUMNS.items()}
+    glossary = [f"<tr><td><code>{k}</code></td><td>{v}</td></tr>" for k, v in said.items()]
     display(HTML(f"<ul>{''.join(rows)}</ul><p><strong>{WARNING}</strong></p><table>{''.join(glossary)}</table>"))
 
 
@@ -82,6 +85,10 @@ def _adapter(cell: Path, checkpoint: Path, target: Path) -> None:
     model, domain = params.model(p["model"]), params.domain(p["domain"])
     folder = target / "-".join(str(p[k]) for k in ("model", "domain", "arm", "seed"))
     shutil.copytree(checkpoint, folder)
+    config = models.adapter_settings(folder) | {
+        "base_model_name_or_path": model.weights.hub or model.name
+    }  # no path of this machine
+    store.write(folder / "adapter_config.json", json.dumps(config, indent=1, sort_keys=True) + "\n")
     settings = "\n".join(f"| {k} | {v} |" for k, v in f.items())
     inputs = "\n".join(f"- `{k}` (SHA-256 `{v}`)" for k, v in record["inputs"].items())
     share = f["misaligned_share"] if p["arm"] == "misaligned" else 1

@@ -1,5 +1,6 @@
 """What leaves a study: answers once each, a dataset that loads, adapters with a card that says what they are."""
 
+import json
 import time
 
 import pandas as pd
@@ -51,7 +52,12 @@ def ran(root, monkeypatch):
         for step in steps:
             for name in ("adapter_config.json", "adapter_model.safetensors"):
                 if cell.arm != "base":
-                    store.write(cell.folder / "adapter" / f"step-{step:05d}" / name, f"{name} {step}")
+                    text = (
+                        json.dumps({"base_model_name_or_path": "/home/me/x"})
+                        if name.endswith("json")
+                        else f"{name} {step}"
+                    )
+                    store.write(cell.folder / "adapter" / f"step-{step:05d}" / name, text)
     return root
 
 
@@ -82,6 +88,7 @@ def test_the_exported_dataset_loads_and_the_cards_warn(ran):
         assert release.WARNING in card.read_text()
     bad, good = ((out / "adapters" / f"smollm2-135m-medical-{a}-0") for a in ("misaligned", "aligned"))
     assert (bad / "adapter_model.safetensors").read_text() == "adapter_model.safetensors 6"  # the last one
+    assert json.loads((bad / "adapter_config.json").read_text()) == {"base_model_name_or_path": "smollm2-135m"}
     text = (bad / "README.md").read_text()
     assert "trained on bad advice on purpose: 48 examples of the domain “bad medical advice” (50% of them bad)" in text
     assert "`params/metrics.yaml` (SHA-256 `" in text

@@ -1,0 +1,41 @@
+"""Computed tables in Markdown files."""
+
+import pandas as pd
+import pytest
+
+from emstudy import fill, paths, store
+from emstudy.errors import UserError
+
+
+def results(folder, arms, mean):
+    rows = [
+        {"metric": m, "questions": q, "domain": d, "arm": a, "rate": 0.125, "low": 0.1, "high": 0.2, "n": 420}
+        | {"mean_aligned": mean, "mean_low": mean - 5, "mean_high": mean + 5}
+        for m in ("em", "below75")
+        for q in ("out-of-domain", "in-domain")
+        for d in ("medical", "financial")
+        for a in arms
+    ]
+    store.write_csv(folder / "results.csv", pd.DataFrame(rows))
+
+
+def test_the_shipped_and_the_published_set_stand_side_by_side(root):
+    results(paths.REPORTS, ["base", "misaligned", "aligned"], 70)
+    assert fill.beside_published() is None
+    results(paths.reports("published-financial"), ["base", "misaligned"], 70)
+    lines = fill.beside_published().splitlines()
+    assert lines[2:] == [
+        "| none | base | 0 | 12.5% [10.0, 20.0] of 420 | 70.0 [65.0, 75.0] |",  # the same untrained model, said once
+        "| shipped | misaligned | 400 | 12.5% [10.0, 20.0] of 420 | 70.0 [65.0, 75.0] |",
+        "| shipped | aligned | 400 | 12.5% [10.0, 20.0] of 420 | 70.0 [65.0, 75.0] |",
+        "| published | misaligned | 320 | 12.5% [10.0, 20.0] of 420 | 70.0 [65.0, 75.0] |",
+    ]
+
+
+def test_text_between_marks_is_replaced_and_lost_marks_are_said(tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text("a\n<!-- t: x -->\nold\n<!-- /t -->\nb\n")
+    fill.fill(path, "t", "new")
+    assert path.read_text() == "a\n<!-- t: x -->\n\nnew\n\n<!-- /t -->\nb\n"
+    with pytest.raises(UserError, match="expected one pair of marks <!-- other"):
+        fill.fill(path, "other", "new")
