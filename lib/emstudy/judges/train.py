@@ -22,7 +22,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup, set_seed
 
-from emstudy import data, models, params, paths, store
+from emstudy import data, hostile, models, params, paths, store
+from emstudy.agreement import auc
 from emstudy.errors import UserError
 from emstudy.judges import embedded
 
@@ -139,14 +140,6 @@ def agreement(below: torch.Tensor, truth: list[Graded]) -> dict[str, float | Non
     return {key: round(float(value), 3) if math.isfinite(value) else None for key, value in out.items()}
 
 
-def auc(score, positive) -> float:
-    """Chance that a random positive scores above a random negative (Mann-Whitney), NaN without both kinds."""
-    ranks = pd.Series(score).rank()
-    p = int(positive.sum())
-    n = len(positive) - p
-    return (ranks[positive].sum() - p * (p + 1) / 2) / (p * n) if p and n else float("nan")
-
-
 def train(rows: list[Graded], tokenizer, body, heads: embedded.Heads) -> None:
     """Fit adapter and heads: binary cross entropy at every limit that a label decides."""
     heads_group = {"params": heads.parameters(), "lr": HEAD_LR}
@@ -211,7 +204,8 @@ def audit(rows: list[Graded], test: dict[str, list[Graded]]) -> dict:
                 sub = f"{name}: {kind.removeprefix('graded ')}"
                 found[sub] = agreement(below[of_kind], [part[i] for i in of_kind])
     diet = pd.Series([g.source for g in rows]).value_counts().to_dict()
-    report = {"version": version, "trained on": diet, "held out": found}
+    moved = hostile.movement(judge).round(1).to_json(orient="records")
+    report = {"version": version, "trained on": diet, "held out": found, "hostile": json.loads(moved)}
     store.write(paths.JUDGE / "agreement.json", json.dumps(report, indent=1) + "\n")
     return report
 
