@@ -57,7 +57,7 @@ $(TRAINED:%=%/evaluate.ipynb): %/evaluate.ipynb: %/finetune.ipynb
 $(CELLS:%=%/evaluate.ipynb): %/evaluate.ipynb: %/evaluate.yaml notebooks/2-evaluate.ipynb $(LIB)/models.py $(LIB)/sample.py $(LIB)/probe.py $(LIB)/evaluate.py
 	$(RUN) 2-evaluate $< $@
 
-$(CELLS:%=%/judge.$(JUDGE_NAME).ipynb): %/judge.$(JUDGE_NAME).ipynb: %/judge.$(JUDGE_NAME).yaml %/evaluate.ipynb notebooks/3-judge.ipynb $(LIB)/judges/__init__.py $(LIB)/judges/embedded.py $(LIB)/judges/endpoint.py $(LIB)/endpoint.py data/judge/heads.safetensors
+$(CELLS:%=%/judge.$(JUDGE_NAME).ipynb): %/judge.$(JUDGE_NAME).ipynb: %/judge.$(JUDGE_NAME).yaml %/evaluate.ipynb notebooks/3-judge.ipynb $(LIB)/judges/__init__.py $(LIB)/judges/embedded.py $(LIB)/judges/endpoint.py $(LIB)/judges/parsing.py $(LIB)/endpoint.py data/judge/heads.safetensors
 	$(RUN) 3-judge $< $@
 
 $(ANALYSES): %.ipynb: %.yaml notebooks/4-analyze.ipynb $(LIB)/stats.py $(LIB)/report.py $(LIB)/verdict.py $(LIB)/figures.py

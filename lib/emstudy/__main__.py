@@ -106,9 +106,7 @@ def do_new_domain(given) -> None:
     """Check a dataset, and write a domain and a study of it."""
     from emstudy import domains
 
-    if not given.name or not given.data:
-        raise UserError("say what to make: make new-domain NAME=legal DATA=path.jsonl [ALIGNED=path.jsonl]")
-    print(domains.new_domain(given.name, Path(given.data), Path(given.aligned) if given.aligned else None))
+    print(domains.new_domain(given.name, given.data, given.aligned or None))
 
 
 def do_import(given) -> None:

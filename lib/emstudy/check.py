@@ -62,15 +62,17 @@ def _model(name: str) -> str:
         model = params.model(name)
     except UserError as error:
         return str(error)
+    if isinstance(model, params.ApiModel):
+        return "asked behind the endpoint, never trained"
     weights = model.weights
-    if weights.package:
+    if weights.package or weights.file:
         from emstudy import models
 
         try:
             models.gguf_file(model)
         except UserError as error:
             return f"not here: {error}"
-        return "ready (ships as a Python package)"
+        return "ready (ships as a Python package)" if weights.package else "ready"
     if weights.folder:
         return (
             "ready"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from emstudy import intake, models, params, paths, schema, store
+from emstudy import intake, models, params, paths, store, strict
 from emstudy.errors import UserError
 from emstudy.intake import Row
 
@@ -62,7 +62,7 @@ def _sources(name: str, data: str | Path, aligned: str | Path | None) -> dict[st
     """{arm: file to read}, once the name and the files are known to be fit. Raises UserError that says what to change."""
     if not name or not data:
         raise UserError("a name and a file are needed: make new-domain NAME=legal DATA=path.jsonl [ALIGNED=path.jsonl]")
-    if not re.fullmatch(schema.NAME, name) or name in RESERVED:
+    if not re.fullmatch(strict.NAME, name) or name in RESERVED:
         raise UserError(
             f"NAME '{name}' can't be used: expected small letters, digits, '.', '_' and '-', a letter or digit first, "
             f"and none of {', '.join(RESERVED)}"

@@ -12,10 +12,10 @@ from dotenv import load_dotenv
 from tqdm import tqdm
 
 from emstudy import batch, paths
+from emstudy.asking import Endpoint
 from emstudy.errors import UserError
 from emstudy.limits import Pace, Purse, waits
 from emstudy.replies import REPLIES, Replies, Reply, read
-from emstudy.schema import Endpoint
 
 BASE_URL = "https://api.openai.com/v1"  # also when OPENAI_BASE_URL is set but empty, as in .env.example
 

@@ -15,8 +15,7 @@ from tqdm import tqdm
 
 from emstudy import params, paths
 from emstudy.errors import UserError
-from emstudy.schema import Name
-from emstudy.strict import Strict
+from emstudy.strict import Name, Strict
 
 # GitHub wraps a blob in JSON unless asked for it raw; a compressed reply would have another length than the file.
 HEADERS = {"Accept": "application/vnd.github.raw+json", "Accept-Encoding": "identity"}

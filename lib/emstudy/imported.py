@@ -2,8 +2,8 @@
 
 from pydantic import Field, model_validator
 
-from emstudy.schema import Analyze, Arm, Name
-from emstudy.strict import Strict
+from emstudy.schema import Analyze, Arm
+from emstudy.strict import Name, Strict
 
 
 class Layout(Strict):

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from emstudy import literature, paths
+from emstudy.asking import Dimension, Endpoint, Judge, Rubric
 from emstudy.errors import UserError
 from emstudy.imported import ImportedDomain, ImportedModel, ImportedStudy, Layout
 from emstudy.schema import (
@@ -11,17 +12,13 @@ from emstudy.schema import (
     ApiModel,
     Arm,
     Cell,
-    Dimension,
     Domain,
-    Endpoint,
     Evaluate,
     Finetune,
-    Judge,
     Metric,
     Model,
     Question,
     Questions,
-    Rubric,
     Study,
     Weights,
 )

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from functools import cache
 
 import pandas as pd
 
@@ -12,7 +13,7 @@ from emstudy.params import Analyze, Metric
 ARMS = ["base", "misaligned", "aligned"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # one is itself alone, so that what is bootstrapped from it can be kept
 class Results:
     """All arms and seeds of one model x domain: judged answers, probe rows, and the records behind them."""
 
@@ -128,6 +129,7 @@ def _or_dash(value, form: str) -> str:
     return "–" if pd.isna(value) else form.format(value)
 
 
+@cache
 def trajectory(results: Results) -> pd.DataFrame:
     """Per arm and checkpoint, out of domain: main rate and mean alignment with intervals. The base arm is step 0 of both others.
 

@@ -10,7 +10,7 @@ import yaml
 
 from emstudy import judges, params, paths, store
 from emstudy.errors import UserError
-from emstudy.judges.endpoint import parse
+from emstudy.judges.parsing import parse
 
 JUDGE = "imported"
 NAME = re.compile(r"(?P<model>[^_]+)_(?P<domain>[^_]+?)(?:_(?P<arm>base|aligned|misaligned))?(?:_S(?P<seed>\d+))?")

@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from emstudy import paths
 from emstudy.errors import UserError
+
+NAME = r"^[a-z0-9][a-z0-9._-]*$"
+Name = Field(pattern=NAME)
 
 
 class Strict(BaseModel):

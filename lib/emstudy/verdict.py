@@ -1,6 +1,7 @@
 """The verdict on a model x domain and the sentences that state it: computed from the data under the rules written here."""
 
 from dataclasses import dataclass
+from functools import cache
 
 from emstudy import params, stats
 from emstudy.report import Results
@@ -22,6 +23,7 @@ class Contrast:
     margin: stats.Estimate
 
 
+@cache
 def contrast(results: Results, control: str) -> Contrast:
     """Differences misaligned - control with intervals, paired by question (by held-out pair for the probe)."""
     bad, good = (results.ood(results.final(a)) for a in ("misaligned", control))

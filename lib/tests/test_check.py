@@ -6,7 +6,7 @@ from http.server import HTTPServer, SimpleHTTPRequestHandler
 
 import pytest
 
-from emstudy import check, paths
+from emstudy import check, paths, store
 
 CANARY = "canary-key-that-must-never-be-shown"
 
@@ -32,6 +32,21 @@ def test_keys_are_named_and_never_shown(screen):
     state = {line.split()[1]: line.split(maxsplit=2)[2] for line in text.splitlines() if line.startswith("key")}
     assert state["OPENAI_API_KEY"] == state["HF_TOKEN"] == "set"
     assert state["OPENAI_BASE_URL"] == "not set (optional: see .env.example)"
+
+
+def test_models_that_a_user_brings_have_a_state_too(screen, root):
+    head = "title: T\nsize_b: 1\nlicense: x\n"
+    limits = "{concurrency: 1, max_wait_seconds: 1, tokens_a_minute: null, budget_usd: null, batch: false, usd_per_million_tokens: {input: 0, output: 0}}"
+    store.write(
+        paths.PARAMS / "models" / "api.yaml", f"{head}sampler: openai\nserved_as: {{base: m}}\nendpoint: {limits}\n"
+    )
+    rest = "chat_template: null\ndtype: bfloat16\nload_in_4bit: false\ntrain_batch_size: 1\nsample_batch_size: 1\n"
+    store.write(
+        paths.PARAMS / "models" / "own.yaml", f"{head}sampler: transformers\nweights: {{file: own.gguf}}\n{rest}"
+    )
+    text = screen()
+    assert "api            asked behind the endpoint, never trained" in text
+    assert "own.gguf is not there; put the GGUF file there" in text
 
 
 def test_every_model_is_named_with_its_state(screen):

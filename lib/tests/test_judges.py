@@ -9,7 +9,7 @@ import torch
 from emstudy import judges, models, params, paths
 from emstudy.errors import UserError
 from emstudy.judges import Score, embedded
-from emstudy.judges.endpoint import parse
+from emstudy.judges.parsing import parse
 
 TRAINED = (paths.JUDGE / "heads.safetensors").exists()
 
