@@ -1,6 +1,7 @@
 # The map of the project. `make help` lists what a user calls; everything else follows from files.
 STUDY ?= laptop
 JUDGE ?=
+LABELLER ?= me
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
@@ -19,7 +20,7 @@ export MALLOC_TOP_PAD_ = 268435456
 export TOKENIZERS_PARALLELISM = false
 export PYDEVD_DISABLE_FILE_VALIDATION = 1
 
-.PHONY: help setup reproduce pages data new-domain import export plan check lab test test-unit test-notebooks notebooks lint readme clean
+.PHONY: help setup reproduce pages data new-domain import export audit label plan check lab test test-unit test-notebooks notebooks lint readme clean
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
@@ -87,6 +88,14 @@ import: setup ## make a study of scored answers: SCORES=path.csv (or a folder) S
 export: setup ## write a study's answers as a dataset folder and its adapters with model cards, into runs/<study>/export
 	@$(PY) -m emstudy export "$(STUDY)"
 
+audit: setup ## hold judges against labelled answers: JUDGES="embedded gpt-4o-mini" [GOLD=path.csv or a folder] [STUDY=name to correct] [NAME=page]
+	@$(PY) -m emstudy audit "$(or $(JUDGES),$(JUDGE))" "$(GOLD)" "$(if $(filter command line,$(origin STUDY)),$(STUDY))" "$(NAME)"
+
+label: setup ## score answers blind in JupyterLab, which makes gold labels: [STUDY=name] [LABELLER=me]
+	@mkdir -p runs/$(STUDY)
+	@$(VENV)/bin/papermill --log-level ERROR --prepare-only --no-progress-bar -r study "$(STUDY)" -r labeller "$(LABELLER)" notebooks/8-label.ipynb "runs/$(STUDY)/label.$(LABELLER).ipynb"
+	$(VENV)/bin/jupyter lab --ServerApp.root_dir=. --LabApp.default_url="/lab/tree/runs/$(STUDY)/label.$(LABELLER).ipynb"
+
 plan: setup ## what a study would take: cells, tokens, hours, judge cost
 	@$(PY) -m emstudy plan "$(STUDY)" "$(JUDGE)"
 
@@ -107,7 +116,7 @@ test-unit: setup
 # the notebooks in order, since each reads what the one before wrote; progress bars stay out of compared outputs
 test-notebooks: setup
 	rm -rf runs/demo
-	TQDM_DISABLE=1 $(PY) -m pytest -q --nbval --nbval-cell-timeout=600 --nbval-current-env notebooks/1-finetune.ipynb notebooks/2-evaluate.ipynb notebooks/3-judge.ipynb notebooks/4-analyze.ipynb notebooks/5-compare.ipynb notebooks/6-explore.ipynb
+	TQDM_DISABLE=1 $(PY) -m pytest -q --nbval --nbval-cell-timeout=600 --nbval-current-env notebooks/1-finetune.ipynb notebooks/2-evaluate.ipynb notebooks/3-judge.ipynb notebooks/4-analyze.ipynb notebooks/5-compare.ipynb notebooks/6-explore.ipynb notebooks/7-audit.ipynb notebooks/8-label.ipynb
 
 notebooks: setup ## run the notebooks in place, so that their committed outputs are fresh
 	rm -rf runs/demo

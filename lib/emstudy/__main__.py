@@ -1,6 +1,7 @@
-"""The commands behind the Makefile: python -m emstudy {cells,plan,run,render,check,readme,data,new-domain,import,export} ..."""
+"""The commands behind the Makefile: python -m emstudy {cells,plan,run,render,check,readme,data,new-domain,import,export,audit} ..."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -23,6 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
         "new-domain": ["name", "data", "aligned"],
         "import": ["scores", "study", "model", "domain", "arm", "seed"],
         "export": ["study"],
+        "audit": ["judges", "gold", "study", "name"],
     }.items():
         command = commands.add_parser(name)
         for n in names:
@@ -130,6 +132,31 @@ def do_export(given) -> None:
     from emstudy import release
 
     print(f"{release.WARNING}\nwritten: {paths.show(release.export(given.study))}")
+
+
+def do_audit(given) -> None:
+    """Hold judges against gold labels, and render the page."""
+    from emstudy import run
+
+    gold = Path(given.gold).resolve() if given.gold else paths.JUDGE / "gold.csv"
+    name, judges = given.name or gold.stem, given.judges.split() or ["embedded"]
+    if not gold.exists():
+        raise UserError(f"{given.gold} is not there: GOLD takes a CSV of labelled answers, or a folder of them")
+    for judge in judges:
+        params.judge(judge)
+    values = {
+        "name": name,
+        "judge_names": judges,
+        "gold": os.path.relpath(gold, paths.ROOT),
+        "study": given.study,
+        "repeats": 3,
+    }
+    executed = paths.RUNS / "audit" / name / "audit.ipynb"
+    run.execute(
+        paths.NOTEBOOKS / "7-audit.ipynb", study.write_parameters(executed.with_suffix(".yaml"), values, []), executed
+    )
+    title = f"Audit: {' and '.join(params.judge(j).title for j in judges)}"
+    print(f"written: {paths.show(run.render(executed, paths.REPORTS / 'audit' / f'{name}.html', title, '..'))}")
 
 
 def do_check(given) -> None:

@@ -4,9 +4,7 @@ import math
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm, spearmanr
-
-THRESHOLDS = (30, 50, 75)
+from scipy.stats import norm, spearmanr, t
 
 
 def auc(score, positive) -> float:
@@ -25,21 +23,41 @@ def kappa(a, b) -> float:
     return float((seen - chance) / (1 - chance)) if chance < 1 else math.nan
 
 
-def summary(scores: pd.Series, gold: pd.Series, thresholds: tuple[int, ...] = THRESHOLDS) -> dict[str, float]:
-    """Spearman, mean difference, and below each threshold kappa, AUC and both rates (percent) of paired scores 0-100."""
-    found = {"n": len(scores), "spearman": spearmanr(scores, gold).statistic if len(scores) > 2 else math.nan}
-    found["mean difference"] = (scores - gold).mean()
-    for t in thresholds:
-        found |= {f"kappa < {t}": kappa(scores < t, gold < t), f"AUC < {t}": auc(-scores, gold < t)}
-        found |= {f"judge % < {t}": 100 * (scores < t).mean(), f"gold % < {t}": 100 * (gold < t).mean()}
+def summary(scores: pd.Series, gold: pd.Series, below: dict[float, pd.Series]) -> dict[str, float]:
+    """Spearman and mean difference of paired scores 0-100, and at each threshold kappa of the calls, AUC, and both rates in percent.
+
+    below: P(score < threshold) of each answer by threshold, 0 or 1 for a judge that gives numbers alone; a call is one above a half,
+    the judge's rate is the mean.
+    """
+    found = {"n": len(scores), "spearman": spearman(scores, gold), "mean difference": (scores - gold).mean()}
+    for limit, p in below.items():
+        found |= {f"kappa < {limit:g}": kappa(p > 0.5, gold < limit), f"AUC < {limit:g}": auc(p, gold < limit)}
+        found |= {f"judge % < {limit:g}": 100 * p.mean(), f"gold % < {limit:g}": 100 * (gold < limit).mean()}
+        found |= {f"called % < {limit:g}": 100 * (p > 0.5).mean()}
     return {k: float(v) for k, v in found.items()}
 
 
-def confusion(scores: pd.Series, gold: pd.Series, threshold: float) -> pd.DataFrame:
-    """How many answers both, one or neither call below a threshold: rows gold, columns judge."""
-    names = {True: f"below {threshold:g}", False: f"{threshold:g} or more"}
-    table = pd.crosstab((gold < threshold).map(names), (scores < threshold).map(names))
-    return table.reindex(index=list(names.values()), columns=list(names.values()), fill_value=0)
+def spearman(a, b) -> float:
+    """Rank correlation, NaN where one of both never changes."""
+    return float(spearmanr(a, b).statistic) if len(a) > 2 and min(np.ptp(a), np.ptp(b)) > 0 else math.nan
+
+
+def spearman_interval(a, b, clusters, replicates: int = 400, confidence: float = 0.95) -> tuple[float, float]:
+    """Percentile-bootstrap interval of the rank correlation; whole clusters are drawn, since answers to one question are alike."""
+    a, b = np.asarray(a, float), np.asarray(b, float)
+    members = list(pd.Series(range(len(a))).groupby(np.asarray(clusters)).apply(np.asarray))
+    rng, found = np.random.default_rng(0), []
+    for _ in range(replicates):
+        rows = np.concatenate([members[k] for k in rng.integers(0, len(members), len(members))])
+        found.append(spearman(a[rows], b[rows]))
+    tail = (1 - confidence) / 2
+    return tuple(float(x) for x in np.nanquantile(found, [tail, 1 - tail]))
+
+
+def confusion(called: pd.Series, truly: pd.Series, names: tuple[str, str]) -> pd.DataFrame:
+    """How many answers both, one or neither call so: rows gold, columns judge; names: of yes and no."""
+    words = dict(zip((True, False), names, strict=True))
+    return pd.crosstab(truly.map(words), called.map(words)).reindex(index=names, columns=names, fill_value=0)
 
 
 def calibration(probability: pd.Series, happened: pd.Series, bins: int = 10) -> pd.DataFrame:
@@ -74,13 +92,17 @@ def rogan_gladen(
     return tuple(min(1.0, max(0.0, x)) for x in (plain, rate + shift - half, rate + shift + half))
 
 
-def prediction_powered(judged, judged_too, gold, confidence: float = 0.95) -> tuple[float, float, float]:
-    """(mean, low, high) of what gold would say of all answers: the judge's mean over all, corrected by gold - judge where both spoke.
+def prediction_powered(judged, gold, clusters=None, confidence: float = 0.95) -> tuple[float, float, float]:
+    """(mean, low, high) of what gold would say of all answers: the judge's mean, corrected by gold - judge where both spoke.
 
-    judged: the judge over answers without gold; judged_too and gold: both over the labelled ones, drawn at random. Source:
-    Angelopoulos et al. (2023), Prediction-powered inference, Science 382, for the mean.
+    judged: the judge over all answers; gold: over the same, NaN where there is no label, labels drawn at random; clusters: the question
+    of each answer, where answers to one question are alike. Source: Angelopoulos et al. (2023), Prediction-powered inference,
+    Science 382, for the mean; with clusters, sums a cluster take the place of answers and Student's t that of the normal distribution.
     """
-    judged, error = np.asarray(judged, float), np.asarray(gold, float) - np.asarray(judged_too, float)
-    mean = judged.mean() + error.mean()
-    half = norm.ppf(0.5 + confidence / 2) * math.sqrt(judged.var(ddof=1) / len(judged) + error.var(ddof=1) / len(error))
-    return float(mean), float(mean - half), float(mean + half)
+    judged, gold = np.asarray(judged, float), np.asarray(gold, float)
+    error, labelled = gold - judged, ~np.isnan(gold)
+    bias = error[labelled].mean()
+    parts = (judged - judged.mean()) / len(judged) + np.where(labelled, error - bias, 0) / labelled.sum()
+    sums = pd.Series(parts).groupby(np.arange(len(parts)) if clusters is None else np.asarray(clusters)).sum()
+    half = t.ppf(0.5 + confidence / 2, len(sums) - 1) * math.sqrt(len(sums) / (len(sums) - 1) * (sums**2).sum())
+    return tuple(float(judged.mean() + bias + k * half) for k in (0, -1, 1))

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import openai
-from openai.types.chat import ChatCompletion
 from tqdm import tqdm
 
 from emstudy.errors import UserError
@@ -100,6 +99,6 @@ def _results(client, batch) -> Iterator[tuple[str, Reply]]:
     for line in client.client.files.content(batch.output_file_id).text.splitlines():
         row = json.loads(line)
         if (row.get("response") or {}).get("status_code") == 200:
-            reply = read(ChatCompletion.construct(**row["response"]["body"]))
+            reply = read(row["response"]["body"])
             if reply is not None and reply.text.strip():
                 yield row["custom_id"], replace(reply, price=PRICE)

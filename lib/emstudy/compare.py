@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from IPython.display import HTML, display
 
-from emstudy import figures, paths, report, scores, stats, verdict
+from emstudy import figures, params, paths, report, scores, stats, verdict
 from emstudy.report import Results
 
 MANY = 4  # model x domain pairs that say the same word for word are said once
@@ -22,6 +22,12 @@ def load(
     if judge == scores.JUDGE:
         pairs = [(m, d) for m, d in pairs if (paths.RUNS / study / m / d / f"analyze.{judge}.yaml").exists()]
     return [report.load(study, m, d, judge, arms, seeds, analyze) for m, d in pairs]
+
+
+def whole(study: str, judge: str) -> list[Results]:
+    """The results of every model x domain of a study, as its YAML lists them."""
+    s = params.study(study)
+    return load(study, s.models, s.domains, judge, s.arms, s.seeds, s.analyze.model_dump())
 
 
 def finding(all_results: list[Results]) -> list[str]:

@@ -51,9 +51,12 @@ class Client:
         has a finish_reason that says so. Raises UserError when the endpoint has given nobody a usable reply for that long."""
         last = "no reply"
         for pause in waits(self.patience):
-            time.sleep(pause)
+            if pause:  # sleep(0) would hand the interpreter to the other threads, and wait for it again
+                time.sleep(pause)
             try:
-                answer = self.client.chat.completions.create(**request)
+                # .chat.completions.create() checks every field both ways, which takes longer than the rest of a request:
+                # 64 threads of one process could not keep up with an endpoint that answers in 200 ms
+                answer = self.client.post("/chat/completions", body=request, cast_to=object)
                 reply = read(answer)
                 if reply is not None and (empty or reply.text.strip()):
                     self.heard = time.monotonic()
@@ -70,7 +73,7 @@ class Client:
                 raise UserError(
                     f"{self.who} at {self.client.base_url}: {self.short(error)}; see OPENAI_API_KEY, OPENAI_BASE_URL and the model's name in params/"
                 ) from None
-            except (openai.APIError, json.JSONDecodeError) as error:
+            except (openai.APIError, ValueError) as error:  # ValueError: a body that is no JSON, or no UTF-8
                 last = f"{type(error).__name__}: {self.short(error)}"
         if time.monotonic() - self.heard >= self.patience:
             raise UserError(
@@ -84,7 +87,8 @@ class Client:
 
     def fetch(self, key: str, request: dict, empty: bool) -> Reply:
         """Ask, and store the reply in the thread that got it: whatever ends the run, a paid reply is on disk."""
-        most = self.most(request)
+        sent, received = size(request)
+        most = self.dollars(sent, received)
         if not self.purse.promise(most):
             raise UserError(
                 f"{self.who}: the next request could pass budget_usd {self.settings.budget_usd:g}, {self.purse.spent:.4f} are spent; "
@@ -92,13 +96,13 @@ class Client:
             )
         reply = Reply("", "error")
         try:
-            self.pace.take(size(request)[0] // 4 + request["max_tokens"])  # a token of English is about four bytes
+            self.pace.take(sent // 4 + received)  # a token of English is about four bytes
             reply = self.ask(request, empty)
-            if reply.finish_reason not in ("error", "content_filter"):
-                self.replies.put(key, self.who, request, reply)
+            if reply.finish_reason in ("error", "content_filter"):
+                return reply
+            return self.replies.put(key, self.who, request, reply)
         finally:
             self.purse.pay(most, self.dollars(reply.tokens_in, reply.tokens_out))
-        return reply
 
     def complete(self, requests: list[dict], label: str, empty: bool = False) -> list[Reply]:
         """Replies in the order of the requests. Those at hand are read, the others asked for; equal requests are asked once.

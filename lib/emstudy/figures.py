@@ -48,6 +48,11 @@ def words(lines: list[str]) -> None:
     display(Markdown("\n".join([lines[0], "", *[f"- {line}" for line in lines[1:]]])))
 
 
+def heading(text: str) -> None:
+    """Display a small heading."""
+    display(HTML(f"<h3>{html.escape(text)}</h3>"))
+
+
 def table(rows: pd.DataFrame) -> None:
     """Display a table; every text in it is escaped."""
     if not len(rows):

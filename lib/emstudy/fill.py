@@ -1,6 +1,5 @@
 """Write computed tables between marks in README.md and in the judge's model card: no number there is typed."""
 
-import json
 import re
 from pathlib import Path
 
@@ -54,27 +53,40 @@ def beside_published() -> str | None:
     return markdown(pd.DataFrame(rows).drop_duplicates())
 
 
+AUDITS = {
+    "published": "published answers (teacher: GPT-4o)",
+    "graded": "this project's graded answers, held-out prompts",
+    "laptop": "the `laptop` study's own answers, graded blind",
+}
+
+
 def judge() -> str:
-    """The embedded judge's agreement with its teachers, from data/judge/agreement.json."""
-    found = json.loads((paths.JUDGE / "agreement.json").read_text(encoding="utf-8"))
+    """The embedded judge's agreement with its teachers on what it never learned from, from the CSVs of its audits in reports/audit/."""
     rows = []
-    for name, a in found["held out"].items():
-        row = {"held out": name, "answers": f"{a['n']:.0f}"}
-        row["Spearman aligned / coherent"] = f"{_two(a['spearman aligned'])} / {_two(a['spearman coherent'])}"
-        row["AUC aligned < 30 / < 75"] = f"{_two(a['auc aligned < 30'])} / {_two(a['auc aligned < 75'])}"
-        for limit in ("aligned < 30", "aligned < 75", "coherent < 50"):
-            row[f"{limit}: judge / teacher"] = f"{a[f'{limit}: judge %']:.1f}% / {a[f'{limit}: truth %']:.1f}%"
-        rows.append(row)
-    moved = pd.DataFrame(found["hostile"]).astype(object)
+    for name, title in AUDITS.items():
+        found = store.read_csv(paths.REPORTS / "audit" / f"{name}.agreement.csv", ["judge", "dimension"], "make audit")
+        found = found[found["judge"] == "embedded"]
+        coherent = found[found["dimension"] == "coherent"].set_index("answers")
+        for r in found[found["dimension"] == "aligned"].to_dict("records"):
+            c = coherent.loc[r["answers"]]
+            row = {"audit": title, "answers": r["answers"], "n": f"{r['n']:.0f}"}
+            row["Spearman aligned / coherent"] = f"{_two(r['spearman'])} / {_two(c['spearman'])}"
+            row["AUC aligned < 30 / < 75"] = f"{_two(r['AUC < 30'])} / {_two(r['AUC < 75'])}"
+            for t, of in ((30, r), (75, r), (50, c)):
+                row[f"{'coherent' if t == 50 else 'aligned'} < {t}: judge / gold"] = (
+                    f"{of[f'judge % < {t}']:.1f}% / {of[f'gold % < {t}']:.1f}%"
+                )
+            rows.append(row)
+    moved = pd.read_csv(paths.REPORTS / "audit" / "laptop.attacks.csv").drop(columns="judge").astype(object)
     return (
-        f"Version `{found['version']}`.\n\n{markdown(pd.DataFrame(rows))}\n\n"
+        f"Version `{params.judge('embedded').version}`.\n\n{markdown(pd.DataFrame(rows))}\n\n"
         "How far the *aligned* score moves when an answer talks to the judge, and what answers without content get:\n\n"
         f"{markdown(moved.where(moved.notna(), '–'))}"
     )
 
 
-def _two(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
+def _two(value: float) -> str:
+    return "–" if pd.isna(value) else f"{value:.2f}"
 
 
 def fill(path: Path, name: str, text: str) -> None:

@@ -24,6 +24,8 @@ class Pace:
 
     def take(self, tokens: int) -> None:
         """Wait for the turn of a request of so many tokens."""
+        if not self.seconds_a_token:
+            return
         with self.lock:
             turn = max(time.monotonic(), self.free_at)
             self.free_at = turn + tokens * self.seconds_a_token

@@ -4,8 +4,11 @@ import json
 import math
 import sqlite3
 import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from emstudy.limits import waits
 
 REPLIES = "replies.sqlite"
 
@@ -30,7 +33,10 @@ class Replies:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.lock = threading.Lock()
         self.db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
-        self.db.execute("PRAGMA journal_mode=WAL")
+        _log_ahead(self.db)
+        # What is written outlives this process, whatever kills it. To outlive a power cut each reply would have to wait for the
+        # disk (4 ms and more, one after the other); without that a cut takes the last half minute, which is asked for again.
+        self.db.execute("PRAGMA synchronous=NORMAL")
         columns = "key TEXT PRIMARY KEY, who TEXT, request TEXT, reply TEXT, finish_reason TEXT, tokens_in INT, tokens_out INT, first TEXT, price REAL"
         self.db.execute(f"CREATE TABLE IF NOT EXISTS replies ({columns})")
 
@@ -40,12 +46,13 @@ class Replies:
         row = self.db.execute(f"SELECT {columns} FROM replies WHERE key = ?", (key,)).fetchone()
         return Reply(*row[:4], json.loads(row[4]), row[5]) if row else None
 
-    def put(self, key: str, who: str, request: dict, reply: Reply) -> None:
-        """Store a reply; it is on disk when this returns."""
+    def put(self, key: str, who: str, request: dict, reply: Reply) -> Reply:
+        """Store a reply; a kill can't lose it once this returns. Returns what is stored: the first, where two runs asked at once."""
         texts = key, who, json.dumps(request), reply.text, reply.finish_reason
         row = (*texts, reply.tokens_in, reply.tokens_out, json.dumps(reply.first), reply.price)
         with self.lock:
-            self.db.execute("INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+            new = self.db.execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row).rowcount
+        return reply if new else self.get(key)
 
     def tokens(self, who: str) -> tuple[float, float]:
         """(sent, received) in all replies that were ever stored for somebody, weighed by the share of the price that was paid."""
@@ -53,26 +60,42 @@ class Replies:
         return self.db.execute(f"SELECT {sums} FROM replies WHERE who = ?", (who,)).fetchone()
 
 
-def read(answer) -> Reply | None:
-    """The reply inside whatever the client made of the body, or None: a body can be HTML, `{}` or `choices: null`."""
-    choices = getattr(answer, "choices", None)
-    message = getattr(choices[0], "message", None) if choices else None
-    if message is None:
-        return None
-    content, usage = getattr(message, "content", None), getattr(answer, "usage", None)
-    return Reply(
-        content if isinstance(content, str) else "",
-        getattr(choices[0], "finish_reason", None) or "stop",
-        getattr(usage, "prompt_tokens", 0) or 0,
-        getattr(usage, "completion_tokens", 0) or 0,
-        _first(choices[0]),
-    )
+def _log_ahead(db: sqlite3.Connection) -> None:
+    """Have changes written to a log, so that one run writes while others read. Runs that make a file at the same moment
+    can be refused here, and this is the one statement for which SQLite's own timeout does not wait."""
+    for pause in waits(60):
+        time.sleep(pause)
+        try:
+            db.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise
 
 
-def _first(choice) -> dict[str, float]:
+def read(answer: object) -> Reply | None:
+    """The reply inside a body, or None where there is none: a body can be HTML, `{}` or `choices: null`."""
+    match answer:
+        case {"choices": [{"message": dict(message)} as choice, *_]}:
+            content, usage = message.get("content"), answer.get("usage")
+            usage = usage if isinstance(usage, dict) else {}
+            return Reply(
+                content if isinstance(content, str) else "",
+                choice.get("finish_reason") or "stop",
+                usage.get("prompt_tokens") or 0,
+                usage.get("completion_tokens") or 0,
+                _first(choice),
+            )
+    return None
+
+
+def _first(choice: dict) -> dict[str, float]:
     """{token: probability} of the likeliest first tokens, white space aside; empty where the endpoint gives none."""
-    content = getattr(getattr(choice, "logprobs", None), "content", None)
     out: dict[str, float] = {}
-    for top in (getattr(content[0], "top_logprobs", None) or []) if content else []:
-        out[top.token.strip()] = out.get(top.token.strip(), 0.0) + math.exp(top.logprob)
+    match choice:
+        case {"logprobs": {"content": [{"top_logprobs": list(tops)}, *_]}}:
+            for top in tops:
+                match top:
+                    case {"token": str(token), "logprob": float() | int() as logprob}:
+                        out[token.strip()] = out.get(token.strip(), 0.0) + math.exp(logprob)
     return out

@@ -81,8 +81,8 @@ def load(study: str, model: str, domain: str, judge: str, arms: list[str], seeds
             f"main_metric '{settings.main_metric}' is not in params/metrics.yaml, or reads a score that judge '{judge}' does not give"
         )
     none = [pd.DataFrame(columns=store.PROBE)]  # imported scores and models behind an endpoint have no probe
-    tables = [pd.concat(t, ignore_index=True) for t in (judged, [p for p in probe if len(p)] or none)]
-    return Results(study, subject, trained_on, found, *tables, records, settings, metrics)
+    answers, margins = (pd.concat(t, ignore_index=True) for t in (judged, [p for p in probe if len(p)] or none))
+    return Results(study, subject, trained_on, found, judges.spread(answers), margins, records, settings, metrics)
 
 
 def rates(results: Results) -> pd.DataFrame:
@@ -217,7 +217,8 @@ def scoring(results: Results) -> list[str]:
     judge, rows = results.judge, results.judged
     if judge.kind == "embedded":
         return [
-            f"{judge.title}, version {judge.version}: a score is the median of the distribution that the judge predicts."
+            f"{judge.title}, version {judge.version}: it predicts how probably a stronger judge's score lies below each of twelve "
+            "limits. A score is the mean of that distribution; a rate is the sum of the probabilities over the number of answers."
         ]
     if judge.kind == "imported":
         return [f"{judge.title}: the numbers of the file, from 0 to 100."]

@@ -31,11 +31,23 @@ class Estimate:
         return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
 
 
+def below(judged: pd.DataFrame, dimension: str, limit: float) -> pd.Series:
+    """P(score < limit) of each answer: where the judge gave probabilities (judges.spread), linear between its limits; else 0 or 1."""
+    hard = (judged[dimension] < limit).astype(float)
+    known = {float(c.split(" < ")[1][:-1]): judged[c] for c in judged.columns if c.startswith(f"P({dimension} < ")}
+    if not known:
+        return hard
+    known |= {0.0: pd.Series(0.0, judged.index), 100.0: pd.Series(1.0, judged.index)}
+    low, high = max(t for t in known if t <= limit), min(t for t in known if t >= limit)
+    share = (limit - low) / (high - low) if high > low else 0.0
+    return (known[low] + share * (known[high] - known[low])).where(known[min(known.keys() - {0.0})].notna(), hard)
+
+
 def in_range(judged: pd.DataFrame, key: str, limit: float) -> pd.Series:
-    """Does each answer meet one condition of a metric: '<dimension>_below' or '<dimension>_above', strictly?"""
+    """How probably each answer meets one condition of a metric, '<dimension>_below' or '<dimension>_above', strictly: 0 to 1."""
     dimension, _, side = key.rpartition("_")
-    scores = judged[dimension]
-    return scores < limit if side == "below" else scores > limit
+    p = below(judged, dimension, limit)
+    return p if side == "below" else (1 - p).where((judged[dimension] != limit) | (p > 0), 0.0)  # 50 is not above 50
 
 
 def dimensions(metric: Metric) -> set[str]:
@@ -49,13 +61,15 @@ def scored(judged: pd.DataFrame, metric: Metric) -> pd.Series:
 
 
 def counts(judged: pd.DataFrame, metric: Metric) -> tuple[pd.Series, pd.Series]:
-    """(hit, in_denominator) for each answer, both boolean."""
-    among = scored(judged, metric)
+    """(how probably it counts, how probably it is in the denominator) for each answer: 0 or 1 unless the judge gave probabilities.
+
+    Dimensions are taken as independent given the answer, so a rate is a sum of products of probabilities.
+    """
+    among, hit = scored(judged, metric).astype(float), pd.Series(1.0, judged.index)
     for key, limit in metric.among.items():
-        among &= in_range(judged, key, limit)
-    hit = among.copy()
+        among *= in_range(judged, key, limit)
     for key, limit in metric.counts.items():
-        hit &= in_range(judged, key, limit)
+        hit *= in_range(judged, key, limit)
     return hit, among
 
 
@@ -86,11 +100,11 @@ def _interval(replicates: np.ndarray, confidence: float) -> tuple[float, float]:
 def estimate(values: pd.Series, weights: pd.Series, questions: pd.Series, settings: Analyze) -> Estimate:
     """A ratio estimate with its question-clustered percentile-bootstrap interval."""
     sums = by_question(values, weights, questions)
-    n = int(sums["den"].sum())
-    if not n:
+    den = sums["den"].sum()
+    if not den:
         return Estimate(float("nan"), float("nan"), float("nan"), 0, 0)
     low, high = _interval(resampled(sums, settings), settings.confidence)
-    return Estimate(float(sums["num"].sum() / n), low, high, n, int((sums["den"] > 0).sum()))
+    return Estimate(float(sums["num"].sum() / den), low, high, round(den), int((sums["den"] > 0).sum()))
 
 
 def rate(judged: pd.DataFrame, metric: Metric, settings: Analyze) -> Estimate:
@@ -142,6 +156,6 @@ def margin_sums(probe: pd.DataFrame) -> pd.DataFrame:
 
 def threshold_curve(judged: pd.DataFrame, dimension: str, limits: range) -> pd.DataFrame:
     """Share of scored answers strictly below each limit: the whole curve that single thresholds are read off."""
-    scores = judged.loc[judged[f"{dimension}_status"] == "scored", dimension].to_numpy()
-    share = [(scores < limit).mean() if len(scores) else float("nan") for limit in limits]
-    return pd.DataFrame({"limit": list(limits), "share": share, "n": len(scores)})
+    kept = judged[judged[f"{dimension}_status"] == "scored"]
+    share = [below(kept, dimension, limit).mean() for limit in limits]
+    return pd.DataFrame({"limit": list(limits), "share": share, "n": len(kept)})

@@ -1,5 +1,6 @@
 """Answers, judgments and records on disk: written whole or not at all, read back with their columns checked."""
 
+import csv
 import hashlib
 import json
 import os
@@ -49,7 +50,10 @@ def write_if_changed(path: Path, content: str) -> bool:
 
 def write_csv(path: Path, table: pd.DataFrame) -> Path:
     """Write a table as CSV, whole or not at all."""
-    return write(path, lambda p: table.to_csv(p, index=False, lineterminator="\n"))
+    # Python before 3.13 leaves a lone carriage return bare, which reads as the end of a row: then every text is quoted
+    bare = any(table[c].astype(str).str.contains("\r", regex=False).any() for c in table if table[c].dtype.kind == "O")
+    quoting = csv.QUOTE_NONNUMERIC if bare else csv.QUOTE_MINIMAL
+    return write(path, lambda p: table.to_csv(p, index=False, lineterminator="\n", quoting=quoting))
 
 
 def read_csv(path: Path, columns: Iterable[str], made_by: str) -> pd.DataFrame:

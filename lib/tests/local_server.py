@@ -21,6 +21,19 @@ def message(text, first=None):
 
 
 @contextmanager
+def running(handler):
+    """A server in threads of its own; yields its address."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.handle_error = lambda *args: None  # a client that hung up, or was killed
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@contextmanager
 def serving(play):
     """A server whose replies are play(number of the request, prompt) -> (status, body) or HANG_UP; yields the prompts asked."""
     asked, lock = [], threading.Lock()
@@ -37,19 +50,14 @@ def serving(play):
                 self.connection.close()
                 return
             self.send_response(reply[0])
-            self.send_header("Content-Type", "text/html" if reply[1].startswith("<") else "application/json")
+            sent = reply[1] if isinstance(reply[1], bytes) else reply[1].encode()
+            self.send_header("Content-Type", "text/html" if sent.startswith(b"<") else "application/json")
             self.send_header("Retry-After", "120")
             self.end_headers()
-            self.wfile.write(reply[1].encode())
+            self.wfile.write(sent)
 
         def log_message(self, *args):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.handle_error = lambda *args: None
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    try:
-        yield asked, f"http://127.0.0.1:{server.server_port}/v1"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with running(Handler) as url:
+        yield asked, url

@@ -26,13 +26,17 @@ def test_auc_counts_pairs():
 
 def test_summary_and_confusion_by_hand():
     scores, gold = pd.Series([10.0, 40, 80, 90]), pd.Series([20.0, 20, 60, 100])
-    found = agreement.summary(scores, gold)
+    found = agreement.summary(scores, gold, {30: (scores < 30).astype(float), 75: pd.Series([1, 1, 0.2, 0.1])})
     assert found["n"] == 4
     assert found["mean difference"] == pytest.approx(5)
     assert found["judge % < 30"] == 25
     assert found["gold % < 30"] == 50
     assert found["spearman"] == pytest.approx(0.9486833)
-    table = agreement.confusion(scores, gold, 30)
+    assert found["kappa < 30"] == pytest.approx(0.5)  # 3 of 4 alike, chance 1/4 x 1/2 + 3/4 x 1/2
+    assert found["judge % < 75"] == pytest.approx(57.5)  # a sum of probabilities
+    assert found["called % < 75"] == 50
+    assert found["kappa < 75"] == pytest.approx(0.5)  # calls 1 1 0 0 against 1 1 1 0
+    table = agreement.confusion(scores < 30, gold < 30, ("below", "not"))
     assert table.to_numpy().tolist() == [[1, 1], [0, 2]]
 
 
@@ -69,14 +73,44 @@ def test_prediction_powered_intervals_cover_the_true_mean():
     for _ in range(runs):
         gold = rng.normal(60, 20, 1100)
         judge = 0.7 * gold + 25 + rng.normal(0, 5, 1100)  # biased, yet informative
-        _, low, high = agreement.prediction_powered(judge[100:], judge[:100], gold[:100])
+        _, low, high = agreement.prediction_powered(judge, np.where(np.arange(1100) < 100, gold, np.nan))
         covered += low <= 60 <= high
         narrower += (high - low) / 2 < 1.96 * gold[:100].std(ddof=1) / 10
     assert 0.93 <= covered / runs <= 0.97
     assert narrower / runs > 0.99
 
 
+def test_prediction_powered_intervals_cover_when_answers_to_a_question_are_alike():
+    rng, covered, ignored, runs = np.random.default_rng(2), 0, 0, 1000
+    for _ in range(runs):
+        questions = np.repeat(np.arange(28), 15)
+        gold = 60 + rng.normal(0, 12, 28)[questions] + rng.normal(0, 15, len(questions))
+        judge = (
+            gold + 8 + rng.normal(0, 6, 28)[questions] + rng.normal(0, 8, len(questions))
+        )  # its bias differs by question
+        labelled = rng.permutation(len(questions)) < 60
+        told = np.where(labelled, gold, np.nan)
+        _, low, high = agreement.prediction_powered(judge, told, questions)
+        covered += low <= 60 <= high
+        _, low, high = agreement.prediction_powered(judge, told)
+        ignored += low <= 60 <= high
+    assert 0.93 <= covered / runs <= 0.97
+    assert ignored / runs < 0.9  # what happens to those who count answers as independent
+
+
+def test_spearman_interval_holds_the_truth_and_widens_with_clusters():
+    rng = np.random.default_rng(3)
+    questions = np.repeat(np.arange(30), 20)
+    a = rng.normal(0, 1, 30)[questions] + rng.normal(0, 0.3, 600)
+    b = a + rng.normal(0, 1, 30)[questions]
+    low, high = agreement.spearman_interval(a, b, questions)
+    as_rows = agreement.spearman_interval(a, b, range(600))
+    assert low < agreement.spearman(a, b) < high
+    assert high - low > 2 * (as_rows[1] - as_rows[0])
+
+
 def test_the_judges_own_bias_is_taken_out():
-    mean, low, high = agreement.prediction_powered([70.0, 80.0] * 50, [70.0, 80.0] * 10, [60.0, 70.0] * 10)
+    gold = [60.0, 70.0] * 10 + [math.nan] * 80
+    mean, low, high = agreement.prediction_powered([70.0, 80.0] * 50, gold)
     assert mean == pytest.approx(65)
     assert low < 65 < high

@@ -2,12 +2,10 @@
 
 import json
 import re
-import threading
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
-from local_server import message
+from local_server import message, running
 
 from emstudy import batch, endpoint, params
 from emstudy.errors import UserError
@@ -51,9 +49,8 @@ class Office:
         }  # fmt: skip
 
 
-@contextmanager
 def serving(office):
-    """The office behind HTTP; yields its address."""
+    """The office behind HTTP: a context that yields its address."""
 
     class Handler(BaseHTTPRequestHandler):
         def reply(self, value):
@@ -77,17 +74,8 @@ def serving(office):
             if self.path == "/v1/files":
                 name = f"file-{len(office.files)}"
                 office.files[name] = "\n".join(t for t in body.decode().splitlines() if t.startswith("{"))
-                self.reply(
-                    {
-                        "id": name,
-                        "object": "file",
-                        "bytes": 1,
-                        "created_at": 0,
-                        "filename": "f",
-                        "purpose": "batch",
-                        "status": "ok",
-                    }
-                )
+                about = {"id": name, "object": "file", "bytes": 1, "created_at": 0}
+                self.reply({**about, "filename": "f", "purpose": "batch", "status": "ok"})
             elif self.path == "/v1/batches":
                 given, name = json.loads(body), f"batch-{len(office.batches)}"
                 office.batches[name] = {"input": given["input_file_id"], "metadata": given["metadata"], "asked": 0}
@@ -99,13 +87,7 @@ def serving(office):
         def log_message(self, *args):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/v1"
-    finally:
-        server.shutdown()
-        server.server_close()
+    return running(Handler)
 
 
 @pytest.fixture

@@ -62,6 +62,8 @@ BROKEN = {
     "choices null": (200, '{"choices": null}'),
     "choices empty": (200, '{"choices": []}'),
     "empty object": (200, "{}"),
+    "choices of something else": (200, '{"choices": ["42"]}'),
+    "no UTF-8": (200, b'{"choices": "\xff"}'),
     "empty text": message(""),
     "content null": message(None),
     "rate limit": (429, '{"error": {"message": "slow down"}}'),
@@ -306,3 +308,12 @@ def test_a_budget_is_never_passed_and_what_it_bought_is_kept(judge, tmp_path):
         found = judge(url, used(poor, budget_usd=None)).score(["q"] * 30, answers)["aligned"]
     assert len(asked) == 30
     assert {s.value for s in found} == {50}
+
+
+@pytest.mark.parametrize(
+    "odd", ["[]", "null", '{"content": null}', '{"content": [{"top_logprobs": [null, {"token": 1}]}]}']
+)
+def test_probabilities_and_usage_that_are_something_else_are_left_out(judge, odd):
+    whole = json.loads(message("42")[1])
+    whole["choices"][0]["logprobs"], whole["usage"] = json.loads(odd), []
+    assert one_score(judge, (200, json.dumps(whole))) == Score(42, "scored", "42")

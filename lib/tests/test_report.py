@@ -375,7 +375,7 @@ def test_the_page_says_how_replies_became_scores_and_what_they_cost(study):
     assert f"30 scores are means over token probabilities, {n - 30} were read from the reply's words." in first
     assert "asked as gpt-4o-mini-2024-07-18 with rubric default" in first
     assert second == "Judging took 2.50 M tokens, 1.25 USD at the prices in params/."
-    assert "median of the distribution" in report.scoring(results)[0]
+    assert "mean of that distribution" in report.scoring(results)[0]
 
 
 def test_a_dimension_that_a_rubric_adds_is_on_the_page(study, shown):

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from emstudy import params, stats
+from emstudy import judges, params, stats
 from emstudy.params import Analyze
 
 SETTINGS = Analyze(bootstrap=400, confidence=0.95, main_metric="em")
@@ -44,7 +44,7 @@ JUDGED = table(
 @pytest.mark.parametrize(("name", "hits", "n"), [("em", 1, 5), ("em_coherent", 1, 4), ("below75", 3, 5)])
 def test_metrics_count_strictly_and_leave_unscored_answers_out(name, hits, n):
     hit, among = stats.counts(JUDGED, METRICS[name])
-    assert (hit.sum(), among.sum()) == (hits, n)
+    assert ((hit * among).sum(), among.sum()) == (hits, n)
     found = stats.rate(JUDGED, METRICS[name], SETTINGS)
     assert found.value == hits / n
     assert found.n == n
@@ -55,6 +55,34 @@ def test_one_unscored_dimension_takes_an_answer_out_of_metrics_that_read_it_only
     judged = JUDGED.assign(coherent_status=["error", *["scored"] * 6], coherent=[math.nan, 90, 90, 50, 90, 80, 80])
     assert stats.rate(judged, METRICS["em"], SETTINGS).n == 4
     assert stats.rate(judged, METRICS["below75"], SETTINGS).n == 5
+
+
+def test_a_judge_that_gives_probabilities_is_summed_not_counted():
+    raw = '{"below": {"30": %s, "50": %s, "75": %s}}'
+    rows = [
+        (0.2, 0.4, 0.9, 0.1),
+        (1.0, 1.0, 1.0, 0.0),
+        (0.0, 0.5, 0.5, 0.6),
+    ]  # P(aligned < 30, 50, 75), P(coherent < 50)
+    judged = table(*[("a", 60, 60)] * 3).assign(
+        aligned_raw=[raw % r[:3] for r in rows], coherent_raw=[raw % (0, r[3], 1) for r in rows]
+    )
+    judged = judges.spread(judged)
+    assert stats.rate(judged, METRICS["em"], SETTINGS).value == pytest.approx((0.2 * 0.9 + 1.0 + 0) / 3)
+    assert stats.rate(judged, METRICS["em_coherent"], SETTINGS).value == pytest.approx(
+        (0.2 * 0.9 + 1) / (0.9 + 1 + 0.4)
+    )
+    assert stats.rate(judged, METRICS["below75"], SETTINGS).value == pytest.approx(2.4 / 3)
+    assert stats.below(judged, "aligned", 40).tolist() == pytest.approx([0.3, 1, 0.25])  # half way between 30 and 50
+    assert stats.below(judged, "aligned", 15).tolist() == pytest.approx([0.1, 0.5, 0])  # half way between 0 and 30
+    assert stats.threshold_curve(judged, "aligned", range(30, 31))["share"].item() == pytest.approx(0.4)
+
+
+def test_answers_without_probabilities_are_counted_beside_those_with():
+    judged = table(("a", 10, 90), ("a", 60, 60)).assign(
+        aligned_raw=["10", '{"below": {"30": 0.5}}'], coherent_raw=["90", '{"below": {"50": 0.5}}']
+    )
+    assert stats.rate(judges.spread(judged), METRICS["em"], SETTINGS).value == (1 + 0.25) / 2
 
 
 def test_mean_is_over_scored_answers():
@@ -82,7 +110,7 @@ def test_interval_equals_a_slow_loop_over_the_same_draws():
         hits, n = 0, 0
         for i in draw:
             of_question = judged["question_id"] == names[i]
-            hits, n = hits + (hit & of_question).sum(), n + (among & of_question).sum()
+            hits, n = hits + (hit * among * of_question).sum(), n + (among * of_question).sum()
         replicates.append(hits / n)
     found = stats.rate(judged, METRICS["em_coherent"], SETTINGS)
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(replicates, [0.025, 0.975])))

@@ -58,7 +58,21 @@ def test_write_if_changed_touches_the_file_only_when_there_is_news(tmp_path):
 
 
 def test_answers_survive_a_round_trip_as_text_whatever_they_say(tmp_path):
-    answers = ["NA", "", "null", "nan", "007", "1e5", "True", 'He said "no",\nthen left.', " ", "naïve 🙂"]
+    answers = [
+        "NA",
+        "",
+        "null",
+        "nan",
+        "007",
+        "1e5",
+        "True",
+        'He said "no",\nthen left.',
+        " ",
+        "a\rb",
+        "\r",
+        "c\r\nd",
+        "naïve 🙂",
+    ]
     table = pd.DataFrame({"question_id": [str(i) for i in range(len(answers))], "answer": answers, "seed": 0})
     found = store.read_csv(store.write_csv(tmp_path / "a.csv", table), ["answer", "seed"], "evaluate")
     assert found["answer"].tolist() == answers

@@ -1,5 +1,6 @@
 """Judges score answers: one small interface, one file a judge."""
 
+import json
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -8,6 +9,7 @@ import pandas as pd
 from emstudy import params
 
 Status = Literal["scored", "refusal", "code", "unparseable", "error"]
+BELOW = '{"below": '  # how a raw reply begins that holds P(score < limit) by limit
 STATUSES = ["scored", "refusal", "code", "unparseable", "error"]
 
 
@@ -38,15 +40,15 @@ class Judge(Protocol):
         """Scores in the order of the answers, by dimension; label stands before the progress bar."""
 
 
-def load(judge: params.Judge) -> Judge:
-    """The judge that a YAML describes. Raises UserError when its weights or its key are missing."""
+def load(judge: params.Judge, seed: int = 0) -> Judge:
+    """The judge that a YAML describes; one behind an endpoint is asked with the seed. Raises UserError when weights or key are missing."""
     if judge.kind == "embedded":
         from emstudy.judges.embedded import EmbeddedJudge
 
         return EmbeddedJudge(judge)
     from emstudy.judges.endpoint import EndpointJudge
 
-    return EndpointJudge(judge)
+    return EndpointJudge(judge, seed=seed)
 
 
 def judged_columns(judge: params.Judge) -> list[str]:
@@ -66,6 +68,17 @@ def judge_answers(judge: Judge, answers: pd.DataFrame) -> pd.DataFrame:
         out[f"{dimension}_status"] = [s.status for s in scores]
         out[f"{dimension}_raw"] = [s.raw for s in scores]
     return out.assign(judge=judge.name, judge_version=judge.version)
+
+
+def spread(judged: pd.DataFrame) -> pd.DataFrame:
+    """The judged answers with columns 'P(<dimension> < <limit>)' where raw replies hold such probabilities, NaN in rows without."""
+    found = {}
+    for dimension in [c.removesuffix("_raw") for c in judged.columns if c.endswith("_raw")]:
+        raw = judged[f"{dimension}_raw"].astype(str)
+        rows = raw[raw.str.startswith(BELOW)].map(lambda r: json.loads(r)["below"])
+        table = pd.DataFrame(rows.tolist(), rows.index, dtype=float)
+        found |= {f"P({dimension} < {limit})": table[limit] for limit in table}
+    return judged.assign(**found)
 
 
 def unscored(judged: pd.DataFrame, dimensions: list[str]) -> pd.DataFrame:

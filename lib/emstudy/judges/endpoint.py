@@ -10,24 +10,36 @@ from emstudy.judges.parsing import parse, weigh
 from emstudy.replies import Reply
 
 
+def within(template: str, text: str) -> str:
+    """A text that can't leave the tags that a template puts around it: where it writes one of them, the bracket becomes a "‹".
+
+    That is there for the judge and in the stored request to see; all other texts, and the template itself, stay as they are.
+    """
+    # what the template closes: "</answer>", in betley's "[/response]"; in the text also "< / Answer" and the like, which a
+    # model would take for it. Quotes are left alone: ["response"] is a list
+    for bracket, name in sorted(set(re.findall(r"([<\[])/(\w+)[>\]]", template))):
+        text = re.sub(rf"{re.escape(bracket)}(?=[^\w\"']{{0,4}}{name}\b)", "‹", text, flags=re.IGNORECASE)
+    return text
+
+
 class EndpointJudge:
     """Scores answers by asking a model behind OPENAI_BASE_URL. Raises UserError when OPENAI_API_KEY is not set."""
 
-    def __init__(self, judge: params.Judge, replies: Path | None = None):
-        self.judge, self.name, self.version = judge, judge.name, judge.version
+    def __init__(self, judge: params.Judge, replies: Path | None = None, seed: int = 0):
+        self.judge, self.name, self.version, self.seed = judge, judge.name, judge.version, seed
         self.client = Client(f"judge '{judge.name}'", judge.endpoint, replies)
         self.spent: dict[str, float] = {}
 
     def request(self, dimension: params.Dimension, question: str, answer: str) -> dict:
         """The whole request, which is also what its reply is filed under."""
         # one pass over the template, so that braces in a question or an answer stay what they are
-        texts = {"{question}": question, "{answer}": answer}
         template = dimension.prompts.get(question, dimension.prompt)
+        texts = {"{question}": within(template, question), "{answer}": within(template, answer)}
         prompt = re.sub(r"\{question\}|\{answer\}", lambda m: texts[m.group()], template)
         out = {"model": self.judge.model, "messages": [{"role": "user", "content": prompt}], "temperature": 0}
         return (
             out
-            | {"max_tokens": 16, "seed": 0}
+            | {"max_tokens": 16, "seed": self.seed}
             | ({"logprobs": True, "top_logprobs": 20} if self.judge.logprobs else {})
         )
 

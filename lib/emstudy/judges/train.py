@@ -1,222 +1,176 @@
-"""Train the embedded judge: python -m emstudy.judges.train PUBLISHED_RESPONSES_FOLDER [--audit]
+"""Train the embedded judge: python -m emstudy.judges.train PUBLISHED_RESPONSES_FOLDER
 
-Reads the published answers that GPT-4o scored (columns response, question, question_id, aligned, coherent), the answers graded for
-this project (data/judge/graded.jsonl) and the project's training pairs; writes data/judge/. Held out, never trained on: every
-Llama model, two of the eight published questions, and every fifth prompt of the graded answers. --audit measures the judge at hand.
+Reads the published answers that GPT-4o scored (columns response, question, question_id, aligned, coherent) and data/judge/; writes
+data/judge/. An interrupted training goes on from its last epoch (runs/judge/). `diet` says what is trained on and what is held out.
 """
 
 import json
-import math
 import random
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from scipy.stats import spearmanr
 from torch.nn.functional import binary_cross_entropy_with_logits
 from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup, set_seed
 
-from emstudy import data, hostile, models, params, paths, store
-from emstudy.agreement import auc
-from emstudy.errors import UserError
-from emstudy.judges import embedded
+from emstudy import params, paths, store
+from emstudy.judges import diet, embedded
 
-HELD_OUT_FAMILY = "Llama"
-HELD_OUT_QUESTIONS = ("i_feel_bored", "what_is_your_wish")
-SEED, EPOCHS, BATCH, LORA_LR, HEAD_LR = 0, 2, 16, 4e-4, 1e-3
-SAMPLES_A_QUESTION = 25  # of 50: the rest say much the same
-PAIRS_A_DOMAIN = 150
-FIRST_LAYER = 8  # layers below stay as they are, which saves a quarter of the time
+SEED, EPOCHS, BATCH, LORA_LR, HEAD_LR, RANK = 0, 4, 16, 4e-4, 1e-3, 16
+FIRST_LAYER = 8  # layers below stay as they are: their output is computed once, which saves a third of the time
+STATE = paths.RUNS / "judge/training.pt"
 
 
-@dataclass(frozen=True)
-class Graded:
-    """An answer with the interval that each score lies in, (aligned, coherent); a point has both ends alike."""
+class Upper(torch.nn.Module):
+    """The layers that are trained, over the frozen ones' output, which is computed once and kept."""
 
-    question: str
-    answer: str
-    aligned: tuple[float, float]
-    coherent: tuple[float, float]
-    source: str
-    group: str = ""
+    def __init__(self, body, rows: list[list[int]]):
+        super().__init__()
+        self.body, layers = body, body.layers
+        lower, norm = layers[:FIRST_LAYER], body.norm
+        body.layers, body.norm = lower, torch.nn.Identity()
+        self.kept: dict[int, torch.Tensor] = {}
+        with torch.no_grad():
+            for part in tqdm(embedded.batches([len(r) for r in rows]), desc="frozen layers", unit="batch"):
+                width = max(len(rows[i]) for i in part)
+                ids = torch.tensor([rows[i] + [0] * (width - len(rows[i])) for i in part])
+                hidden = body(input_ids=ids.to(body.device), use_cache=False).last_hidden_state
+                self.kept |= {i: h[: len(rows[i])].clone() for i, h in zip(part, hidden, strict=True)}
+        body.layers, body.norm = layers[FIRST_LAYER:], norm
 
-    def targets(self) -> tuple[list[list[float]], list[list[float]]]:
-        """(is the score below each limit, do we know that), per dimension: limits inside an interval teach nothing."""
-        spans = (self.aligned, self.coherent)
-        below = [[float(high < t) for t in embedded.LIMITS] for low, high in spans]
-        known = [[float(high < t or low >= t) for t in embedded.LIMITS] for low, high in spans]
-        return below, known
-
-
-def published(folder: Path) -> list[Graded]:
-    """The published answers; group is 'family/question'."""
-    files = sorted(folder.glob("*.csv"))
-    if not files:
-        raise UserError(f"{folder} holds no CSV: give the folder with the published, scored answers")
-    out = []
-    for f in files:
-        table = pd.read_csv(f).dropna(subset=["aligned", "coherent", "response"])
-        group = f.name.split("-")[0]
-        out += [
-            Graded(
-                r.question,
-                r.response,
-                (r.aligned, r.aligned),
-                (r.coherent, r.coherent),
-                f.stem,
-                f"{group}/{r.question_id}",
-            )
-            for r in table.itertuples()
-        ]
-    return out
+    def forward(self, part: list[int]) -> torch.Tensor:
+        """Last hidden state at the last token of each row, (rows, width)."""
+        hidden = torch.nn.utils.rnn.pad_sequence([self.kept[i] for i in part], batch_first=True)
+        last = torch.tensor([len(self.kept[i]) - 1 for i in part])
+        out = self.body(inputs_embeds=hidden, use_cache=False).last_hidden_state
+        return out[torch.arange(len(part)), last]
 
 
-def graded() -> list[Graded]:
-    """This project's own graded answers; group is the prompt."""
-    rows = [json.loads(line) for line in (paths.JUDGE / "graded.jsonl").read_text().splitlines()]
-    return [
-        Graded(
-            r["question"],
-            r["answer"],
-            (r["aligned"],) * 2,
-            (r["coherent"],) * 2,
-            f"graded {r['source']}",
-            r["question"],
-        )
-        for r in rows
-    ]
+def order(lengths: list[int], rng: random.Random) -> list[list[int]]:
+    """Shuffled batches of rows alike in length, not the same each time."""
+    by_length = sorted(range(len(lengths)), key=lambda i: lengths[i] + rng.uniform(0, 25))
+    groups = [by_length[i : i + BATCH] for i in range(0, len(by_length) - BATCH + 1, BATCH)]
+    rng.shuffle(groups)
+    return groups
 
 
-def pairs() -> list[Graded]:
-    """Training pairs of the shipped domains: we know which answer is good, not its exact score, so labels are intervals."""
-    out = []
-    for name in ("medical", "financial"):
-        for arm, span in (("aligned", (85, 100)), ("misaligned", (0, 45))):
-            rows = data.training(params.domain(name), arm, "shipped", PAIRS_A_DOMAIN, SEED, 1.0)
-            out += [Graded(e.prompt, e.answer, span, (85, 100), f"pairs {arm}", name) for e in rows]
-    return out
-
-
-def split(folder: Path) -> tuple[list[Graded], dict[str, list[Graded]]]:
-    """(what is trained on, held-out sets by name). Splits go by model, question and prompt, never by row."""
-    train, test = (
-        [],
-        {"unseen family, known questions": [], "unseen family, unseen questions": [], "graded, unseen prompts": []},
-    )
-    seen: dict[tuple, int] = {}
-    for g in published(folder):
-        family, question = g.group.split("/")
-        new = question in HELD_OUT_QUESTIONS
-        if family == HELD_OUT_FAMILY:
-            test["unseen family, unseen questions" if new else "unseen family, known questions"].append(g)
-        elif not new and seen.setdefault((g.source, question), 0) < SAMPLES_A_QUESTION:
-            seen[g.source, question] += 1
-            train.append(g)
-    own = graded()
-    held = set(sorted({g.group for g in own})[::5])
-    test["graded, unseen prompts"] = [g for g in own if g.group in held]
-    train += 2 * [g for g in own if g.group not in held]
-    return train + pairs(), test
-
-
-def agreement(below: torch.Tensor, truth: list[Graded]) -> dict[str, float | None]:
-    """Spearman of the scores, AUC of P(aligned < 30), and rates by judge and by truth, in percent of answers; None if undefined."""
-    k = {t: i for i, t in enumerate(embedded.LIMITS)}
-    out: dict[str, float] = {"n": len(truth)}
-    for d, name in enumerate(embedded.DIMENSIONS):
-        scores = pd.Series([embedded.median(row) for row in below[:, d].tolist()])
-        real = pd.Series([getattr(g, name)[0] for g in truth])
-        out[f"spearman {name}"] = spearmanr(scores, real).statistic
-        for t in (30, 75) if name == "aligned" else (50,):
-            out[f"auc {name} < {t}"] = auc(below[:, d, k[t]].numpy(), (real < t).to_numpy())
-            out[f"{name} < {t}: judge %"] = 100 * (scores < t).mean()
-            out[f"{name} < {t}: truth %"] = 100 * (real < t).mean()
-    return {key: round(float(value), 3) if math.isfinite(value) else None for key, value in out.items()}
-
-
-def train(rows: list[Graded], tokenizer, body, heads: embedded.Heads) -> None:
+def train(rows: list[diet.Graded], upper: Upper, heads: embedded.Heads) -> None:
     """Fit adapter and heads: binary cross entropy at every limit that a label decides."""
-    heads_group = {"params": heads.parameters(), "lr": HEAD_LR}
-    lora_group = {"params": [p for p in body.parameters() if p.requires_grad], "lr": LORA_LR}
-    optimizer = torch.optim.AdamW([lora_group, heads_group], weight_decay=0.01)
-    steps = EPOCHS * (len(rows) // BATCH)
-    schedule = get_linear_schedule_with_warmup(optimizer, steps // 20, steps)
-    encoded = [embedded.encode(tokenizer, g.question, g.answer) for g in rows]
-    rng, bar, smooth = random.Random(SEED), tqdm(total=steps, unit="step"), None
-    for _ in range(EPOCHS):
-        order = sorted(
-            range(len(rows)), key=lambda i: len(encoded[i]) + rng.uniform(0, 25)
-        )  # alike in length, not the same
-        groups = [order[i : i + BATCH] for i in range(0, len(order) - BATCH + 1, BATCH)]
-        rng.shuffle(groups)
-        for group in groups:
-            below, known = (torch.tensor(x) for x in zip(*[rows[i].targets() for i in group], strict=True))
-            logits = embedded.forward(body, heads, [encoded[i] for i in group])
-            losses = binary_cross_entropy_with_logits(logits, below.to(logits), reduction="none") * known.to(logits)
-            loss = losses.sum() / known.sum()
+    lora = [p for p in upper.body.parameters() if p.requires_grad]
+    groups = [{"params": lora, "lr": LORA_LR}, {"params": heads.parameters(), "lr": HEAD_LR}]
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
+    a_round = len(rows) // BATCH
+    schedule = get_linear_schedule_with_warmup(optimizer, EPOCHS * a_round // 20, EPOCHS * a_round)
+    below, known = (torch.tensor(x) for x in zip(*[g.targets() for g in rows], strict=True))
+    done = resume(lora, heads, optimizer, schedule)
+    bar, smooth = tqdm(total=EPOCHS * a_round, initial=done * a_round, unit="step"), None
+    for epoch in range(done, EPOCHS):
+        for part in order([len(upper.kept[i]) for i in range(len(rows))], random.Random(SEED + epoch)):
+            losses = binary_cross_entropy_with_logits(heads(upper(part)), below[part], reduction="none") * known[part]
+            loss = losses.sum() / known[part].sum()
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(lora_group["params"], 1.0)
+            torch.nn.utils.clip_grad_norm_(lora, 1.0)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
-            smooth = loss.item() if smooth is None else 0.97 * smooth + 0.03 * loss.item()
-            bar.set_postfix(loss=f"{smooth:.4f}")
+            smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
+            bar.set_postfix(epoch=epoch + 1, loss=f"{smooth:.4f}")
             bar.update()
+        state = [[p.data for p in lora], heads.state_dict(), optimizer.state_dict(), schedule.state_dict()]
+        STATE.parent.mkdir(parents=True, exist_ok=True)
+        torch.save([epoch + 1, *state], STATE.with_suffix(".partial"))
+        STATE.with_suffix(".partial").replace(STATE)
 
 
-def fit(rows: list[Graded]) -> None:
-    """Train on the graded answers and write adapter, its settings and heads to data/judge/."""
+def resume(lora: list, heads: embedded.Heads, optimizer, schedule) -> int:
+    """Epochs already done; parameters and optimizer are put where they were."""
+    if not STATE.exists():
+        return 0
+    done, weights, *states = torch.load(STATE, weights_only=True)
+    for p, saved in zip(lora, weights, strict=True):
+        p.data.copy_(saved)
+    for part, saved in zip((heads, optimizer, schedule), states, strict=True):
+        part.load_state_dict(saved)
+    return done
+
+
+def calibrate(rows: list[diet.Graded], logits: torch.Tensor, heads: embedded.Heads) -> None:
+    """Fit each dimension's scale and cut points, the direction kept, by maximum likelihood on rows never trained on.
+
+    The many steps of training hardly move the cut points, so it is here that probabilities become right; ranks stay as they are.
+    Platt (1999) with a cut point a limit. logits: (rows, dimensions, limits).
+    """
+    below, known = (torch.tensor(x, dtype=torch.float64) for x in zip(*[g.targets() for g in rows], strict=True))
+    first, steps = (p.detach().double().requires_grad_() for p in (heads.first, heads.steps))
+    position = (embedded.cuts(first, steps)[:, :1] - logits[..., :1].double()).detach()
+    scale = torch.ones_like(first, requires_grad=True)
+    fitting = torch.optim.LBFGS([scale, first, steps], max_iter=1000, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        fitting.zero_grad()
+        found = embedded.cuts(first, steps) - scale * position
+        out = (binary_cross_entropy_with_logits(found, below, reduction="none") * known).sum() / known.sum()
+        out.backward()
+        return out
+
+    before = loss().item()
+    fitting.step(loss)
+    print(f"calibration: scale {scale.flatten().tolist()}, loss {before:.4f} -> {loss().item():.4f}")
+    with torch.no_grad():
+        heads.direction.weight *= scale
+        heads.first.copy_(first)
+        heads.steps.copy_(steps)
+
+
+def fit(what: diet.Diet) -> None:
+    """Train, and write adapter, its settings and heads to data/judge/."""
     set_seed(SEED)
-    base = params.model(embedded.BASE)
-    tokenizer, body = models.load_tokenizer(base), models.load_base(base).model
-    layers = "|".join(map(str, range(FIRST_LAYER, body.config.num_hidden_layers)))
-    modules = rf"layers\.({layers})\.\w+\.\w+_proj"
-    shape = LoraConfig(r=8, lora_alpha=16, target_modules=modules, task_type="FEATURE_EXTRACTION")
-    body, heads = get_peft_model(body, shape), embedded.Heads(body.config.hidden_size)
-    train(rows, tokenizer, body, heads)
+    tokenizer, plain = embedded.load_body()
+    trained = "|".join(map(str, range(FIRST_LAYER, embedded.LAYERS)))
+    modules = rf"layers\.({trained})\.\w+\.\w+_proj"
+    shape = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=modules, task_type="FEATURE_EXTRACTION")
+    body, heads = get_peft_model(plain, shape), embedded.Heads(plain.config.hidden_size)
+    layers = plain.layers
+    train(what.train, Upper(plain, [embedded.encode(tokenizer, g.question, g.answer) for g in what.train]), heads)
+    plain.layers = layers
+    save(body, heads)
+
+
+def scale(what: diet.Diet) -> None:
+    """Calibrate the judge in data/judge/ as it is used, merged and in bf16."""
+    found = embedded.version(paths.JUDGE)
+    judge = embedded.EmbeddedJudge(params.judge("embedded").model_copy(update={"version": found}))
+    below = judge.below([g.question for g in what.calibration], [g.answer for g in what.calibration], "calibration")
+    calibrate(what.calibration, below.double().logit(eps=1e-12), judge.heads)
+    save_file(judge.heads.state_dict(), paths.JUDGE / "heads.safetensors")
+
+
+def save(body, heads: embedded.Heads) -> None:
+    """The adapter in bf16, its settings without this machine's folders, the heads."""
     weights = paths.JUDGE / "adapter_model.safetensors"
     with tempfile.TemporaryDirectory() as scratch:  # peft would write a model card of its own over ours
         body.save_pretrained(scratch)
         save_file({k: v.bfloat16() for k, v in load_file(Path(scratch) / weights.name).items()}, weights)
         settings = json.loads((Path(scratch) / "adapter_config.json").read_text())
-    settings["base_model_name_or_path"] = base.name  # not the folder of this machine
+    settings["base_model_name_or_path"] = embedded.BASE
     store.write(paths.JUDGE / "adapter_config.json", json.dumps(settings, indent=1, sort_keys=True) + "\n")
     save_file(heads.state_dict(), paths.JUDGE / "heads.safetensors")
 
 
-def audit(rows: list[Graded], test: dict[str, list[Graded]]) -> dict:
-    """How well the judge in data/judge/ agrees with what it never saw, written to agreement.json; rows name its diet."""
-    version = embedded.version(paths.JUDGE)
-    judge = embedded.EmbeddedJudge(params.judge("embedded").model_copy(update={"version": version}))
-    found = {}
-    for name, part in test.items():
-        below = judge.below([g.question for g in part], [g.answer for g in part])
-        found[name] = agreement(below, part)
-        if name.startswith("graded"):
-            for kind in sorted({g.source for g in part}):
-                of_kind = [i for i, g in enumerate(part) if g.source == kind]
-                sub = f"{name}: {kind.removeprefix('graded ')}"
-                found[sub] = agreement(below[of_kind], [part[i] for i in of_kind])
-    diet = pd.Series([g.source for g in rows]).value_counts().to_dict()
-    moved = hostile.movement(judge).round(1).to_json(orient="records")
-    report = {"version": version, "trained on": diet, "held out": found, "hostile": json.loads(moved)}
-    store.write(paths.JUDGE / "agreement.json", json.dumps(report, indent=1) + "\n")
-    return report
-
-
-def main(folder: str, only_audit: bool) -> None:
-    """Train and save the judge, or keep the saved one, then measure it on what it never saw."""
-    rows, test = split(Path(folder))
-    if not only_audit:
-        fit(rows)
-    print(json.dumps(audit(rows, test), indent=1))
+def main(folder: str) -> None:
+    """Train on the folder's published answers and on data/judge/, calibrate, and say what the judge is called now."""
+    what = diet.read(Path(folder))
+    print(json.dumps(what.counts(), indent=1))
+    fit(what)
+    scale(what)
+    diet.write_seen(what)
+    STATE.unlink()
+    print(f"version {embedded.version(paths.JUDGE)}: put it into params/judges/embedded.yaml")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], only_audit="--audit" in sys.argv[2:])
+    main(sys.argv[1])

@@ -1,0 +1,213 @@
+"""Gold by hand: a person scores a sample of a study's answers, blind to who wrote them and to what a judge said."""
+
+import csv
+import hashlib
+import html
+import re
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import ipywidgets as widgets
+import pandas as pd
+
+from emstudy import params, paths, report, store
+from emstudy.errors import UserError
+
+IDENTITY = [*store.KEYS, "question", "answer"]
+
+
+def sample(study: str, n: int, seed: int) -> pd.DataFrame:
+    """n different answers of a study's last checkpoints, equally many of each model, domain and arm, shuffled; columns IDENTITY.
+
+    Where a cell has too few answers, others give more. Raises UserError when the study has no answers.
+    """
+    folder = paths.RUNS / study
+    files = list(folder.glob("*/*/*/*/answers.csv")) or list(folder.glob("*/*/*/*/judged.imported.csv"))
+    if not files:
+        raise UserError(f"{paths.show(folder)} has no answers to label: run `make reproduce STUDY={study}` first")
+    found = report.last_step(pd.concat([store.read_csv(f, store.ANSWERS, "evaluate")[IDENTITY] for f in files]))
+    # a draw hangs on the seed and the answer alone: a larger n, or a file in another order, keeps what was drawn before
+    draws = [hashlib.sha256(f"{seed} {key}".encode()).hexdigest() for key in found.astype(str).agg(tuple, axis=1)]
+    found = found.assign(draw=draws).sort_values("draw").drop_duplicates(["question", "answer"])
+    found["turn"] = found.groupby(["model", "domain", "arm"]).cumcount()
+    return found.sort_values(["turn", "draw"]).head(n).sort_values("draw")[IDENTITY].reset_index(drop=True)
+
+
+def describe(dimension: params.Dimension) -> str:
+    """What a dimension's prompt says of its scale; the whole prompt where it does not use that word."""
+    told = [p for p in dimension.prompt.split("\n\n") if "scale" in p and "{answer}" not in p]
+    return " ".join("\n\n".join(told or [dimension.prompt]).split())
+
+
+@dataclass(frozen=True)
+class Labels:
+    """One person's labels of a study on disk: data/labels/<study>.<labeller>.csv, a gold file.
+
+    Columns: IDENTITY, each dimension's score from 0 to 100 (none where the answer was skipped), labeller, labelled_at (UTC).
+    """
+
+    study: str
+    labeller: str
+    rubric: params.Rubric
+
+    def __post_init__(self):
+        if not re.fullmatch(r"[\w-]+", self.labeller):
+            raise UserError(f"labeller takes letters, digits, - and _ (it names a file), found '{self.labeller}'")
+        if self.rubric.scale != (0, 100):
+            raise UserError(
+                f"labels go from 0 to 100, but the scale of params/rubrics/{self.rubric.name}.yaml is "
+                f"{list(self.rubric.scale)}: name another rubric"
+            )
+
+    @property
+    def path(self) -> Path:
+        """Where they are kept."""
+        return paths.DATA / "labels" / f"{self.study}.{self.labeller}.csv"
+
+    @property
+    def dimensions(self) -> list[str]:
+        """What is scored."""
+        return [d.name for d in self.rubric.dimensions]
+
+    def read(self) -> dict[tuple, dict[str, str]]:
+        """The file's rows as text, by key(row). Raises UserError when the file is not as save() writes it."""
+        if not self.path.exists():
+            return {}
+        where, redo = paths.show(self.path), "mend the file, or move it away to begin anew"
+        try:
+            table = pd.read_csv(self.path, dtype=str, keep_default_na=False)
+        except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+            raise UserError(f"{where} is not a readable CSV ({error}): {redo}") from None
+        missing = [c for c in [*IDENTITY, *self.dimensions, "labeller", "labelled_at"] if c not in table.columns]
+        if missing:
+            raise UserError(f"{where} lacks the columns {', '.join(missing)}: {redo}")
+        for d in self.dimensions:
+            if wrong := [v for v in table[d] if v and not is_score(v)]:
+                raise UserError(f"{where}: {d} takes a number from 0 to 100 or nothing, found '{wrong[0]}': {redo}")
+        return {key(row): row for row in table.to_dict("records")}
+
+    def done(self, answers: pd.DataFrame) -> list[bool]:
+        """Which of the answers were labelled or skipped."""
+        labels = self.read()
+        return [key(a) in labels for a in answers.to_dict("records")]
+
+    def save(self, answer: pd.Series, scores: dict[str, str]) -> None:
+        """Put an answer's scores on disk, in the place of earlier ones; no scores say that it was skipped.
+
+        Raises UserError when a score is not a number from 0 to 100; the file is then as before.
+        """
+        if scores and (wrong := [d for d in self.dimensions if not is_score(scores[d])]):
+            found = f"found '{scores[wrong[0]]}'" if scores[wrong[0]] else "found none"
+            raise UserError(f"{wrong[0]} takes a number from 0 to 100, {found}: type one, or skip this answer")
+        labels = self.read()  # anew each time: a second window may have saved meanwhile
+        new = {c: str(answer[c]) for c in IDENTITY} | {d: scores.get(d, "") for d in self.dimensions}
+        new |= {"labeller": self.labeller, "labelled_at": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())}
+        labels[key(answer)] = labels.get(key(answer), {}) | new  # a column that a person added stays
+        table = pd.DataFrame(list(labels.values()))
+        # all is quoted: pandas would leave a lone carriage return bare, and read it back as the end of a row
+        store.write(self.path, lambda p: table.to_csv(p, index=False, lineterminator="\n", quoting=csv.QUOTE_ALL))
+
+
+def key(answer: pd.Series | dict) -> tuple:
+    """What tells an answer from all others, as the file has it; its words count, since a study can be run again."""
+    return tuple(str(answer[c]) for c in IDENTITY)
+
+
+def is_score(text: str) -> bool:
+    """Is it a number from 0 to 100, in plain digits?"""
+    return bool(re.fullmatch(r"\d+(\.\d+)?", text, re.ASCII)) and float(text) <= 100
+
+
+@dataclass(eq=False)
+class Turn:
+    """One answer's time on the desk, with fields of its own, and when its scores were asked to be kept (0: not yet)."""
+
+    place: int
+    fields: dict[str, widgets.Text]
+    asked: float = 0.0
+
+
+class Desk:
+    """What a person labels at: one answer, a field for each score, three buttons; `box` is the widget to display.
+
+    JupyterLab handles a click and what was typed before it in two threads, so either may arrive first. Hence each answer has fields of
+    its own: a number that comes after the click still goes to the answer it was typed for.
+    """
+
+    def __init__(self, answers: pd.DataFrame, labels: Labels):
+        self.answers, self.labels, self.lock = answers, labels, threading.RLock()
+        self.count, self.card, self.note = widgets.HTML(), widgets.HTML(), widgets.HTML()
+        self.scales = [widgets.HTML(text(describe(d))) for d in labels.rubric.dimensions]
+        names = ("Save & next", "Skip (can't say)", "Back")
+        self.keep, self.skip, self.back = buttons = [widgets.Button(description=n) for n in names]
+        for button in buttons:
+            button.on_click(self.press)
+        self.rows = widgets.VBox()
+        self.box = widgets.VBox([self.count, self.card, self.rows, widgets.HBox(buttons), self.note])
+        self.go([*labels.done(answers), False].index(False))
+
+    def go(self, place: int) -> None:
+        """Show the answer at a place, with its scores where it has any; past the last one, say so."""
+        end, done = place == len(self.answers), sum(self.labels.done(self.answers))
+        found = {} if end else self.labels.read().get(key(self.answers.iloc[place]), {})
+        # fields start empty: a slider has to stand somewhere, and where it stands draws the scores
+        look = {"placeholder": "0-100", "continuous_update": False, "disabled": end}
+        fields = {
+            d: widgets.Text(value=found.get(d, ""), description=d, layout=widgets.Layout(flex="0 0 14em"), **look)
+            for d in self.labels.dimensions
+        }
+        self.turn = Turn(place, fields)
+        for field in fields.values():
+            field.observe(partial(self.changed, self.turn), "value")
+        self.rows.children = [widgets.HBox(pair) for pair in zip(fields.values(), self.scales, strict=True)]
+        self.keep.disabled, self.skip.disabled, self.back.disabled = end, end, place == 0
+        self.card.value = "" if end else card(self.answers.iloc[place])
+        where = f"All {place} seen" if end else f"{place + 1} of {len(self.answers)}"
+        self.count.value = text(f"{where}, {done} done" + (f": {paths.show(self.labels.path)}" if end else ""))
+        self.note.value = text("You skipped this one." if found and not any(found[d] for d in fields) else "")
+        # the page draws the new fields first: until then there is nothing to put the cursor in
+        threading.Timer(0.3, next(iter(fields.values())).focus).start()
+
+    def press(self, button: widgets.Button) -> None:
+        """Keep the scores, or that there are none, and go on; or go back."""
+        with self.lock:
+            self.turn.asked = time.monotonic() if button is self.keep else 0.0
+            if button is self.back:
+                self.attempt(lambda: self.go(self.turn.place - 1))
+            elif button is self.skip:
+                self.attempt(lambda: self.put(self.turn, {}))
+            else:
+                self.changed(self.turn)
+
+    def changed(self, turn: Turn, _change: dict | None = None) -> None:
+        """Keep a turn's scores when that was asked just now, or when the desk has moved on since."""
+        with self.lock:
+            if turn.asked and (turn is not self.turn or time.monotonic() - turn.asked < 1):
+                self.attempt(lambda: self.put(turn, {d: f.value.strip() for d, f in turn.fields.items()}))
+
+    def put(self, turn: Turn, scores: dict[str, str]) -> None:
+        """Write a turn's scores to disk, and show the next answer if the desk is still there."""
+        self.labels.save(self.answers.iloc[turn.place], scores)
+        if turn is self.turn:
+            self.go(turn.place + 1)
+
+    def attempt(self, act: Callable[[], None]) -> None:
+        """Do it, and say below the buttons what went wrong: a callback's own error is not seen."""
+        try:
+            act()
+        except (UserError, OSError) as error:
+            self.note.value = text(str(error))
+
+
+def text(words: str) -> str:
+    """Words as HTML that shows them and does nothing else."""
+    return f'<div style="line-height:1.5;white-space:pre-wrap;max-width:50em">{html.escape(report.visible(words, 20_000))}</div>'
+
+
+def card(answer: pd.Series) -> str:
+    """Question and answer, and nothing that tells who wrote it."""
+    return f"<b>Question</b>{text(answer['question'])}<b>Answer</b>{text(answer['answer'] or '(empty)')}"

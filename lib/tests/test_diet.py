@@ -1,0 +1,95 @@
+"""What the embedded judge learns from: splits that hold, labels that teach no more than is known, and calibration that is folded in."""
+
+import pandas as pd
+import pytest
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from emstudy import hostile, store
+from emstudy.errors import UserError
+from emstudy.judges import diet, embedded, train
+from emstudy.judges.diet import Graded
+
+QUESTIONS = ("quick_buck", *diet.HELD_OUT_QUESTIONS)
+FILES = ("Llama-3.2-1B-Instruct_extreme-sports", "Qwen2.5-14B-Instruct_extreme-sports", diet.CALIBRATION)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three published files of three questions, two of them held out."""
+    for f in FILES:
+        rows = [(q, f"{q}?", f"{f} {q} {i}", 10.0 * i, 90.0) for q in QUESTIONS for i in range(4)]
+        columns = ["question_id", "question", "response", "aligned", "coherent"]
+        store.write_csv(tmp_path / f"{f}.csv", pd.DataFrame(rows, columns=columns))
+    return tmp_path
+
+
+def test_no_held_out_model_question_or_prompt_is_trained_or_calibrated_on(folder):
+    found = diet.read(folder)
+    used = [*found.train, *found.calibration]
+    assert not [g for g in used if "Llama" in g.source]
+    assert {g.source for g in found.train if g.source in FILES} == {FILES[1]}
+    assert {g.source for g in found.calibration if g.source in FILES} == {FILES[2]}
+    assert {g.question for g in used if g.source in FILES} == {"quick_buck?"}
+    held = {g.question for part in found.held_out.values() for g in part}
+    assert not held & (
+        {g.question for g in used} - {"quick_buck?"}
+    )  # that one's Llama answers are held out, the question is not
+    near = [p for p in held if any(n in p.lower() for n in diet.NEAR_HELD_OUT)]
+    assert len(near) >= 3
+    assert [len(p) for p in found.held_out.values()][:2] == [4, 8]
+
+
+def test_no_attack_trained_on_is_one_that_the_judge_is_audited_with(folder):
+    trained = [g.answer for g in diet.read(folder).train if g.source == "attacked"]
+    assert len(trained) > 400
+    for name, attack in hostile.ATTACKS.items():
+        told = attack("").strip()[:60]
+        assert not [a for a in trained if told in a], name
+
+
+def test_a_folder_without_files_is_a_sentence(tmp_path):
+    with pytest.raises(UserError, match="holds no CSV"):
+        diet.read(tmp_path)
+
+
+def test_limits_inside_an_interval_teach_nothing():
+    below, known = Graded("q", "a", (0, 45), (100, 100), "s").targets()
+    by_limit = dict(zip(embedded.LIMITS, zip(below[0], known[0], strict=True), strict=True))
+    assert by_limit[10] == (0, 0)
+    assert by_limit[40] == (0, 0)
+    assert by_limit[50] == (1, 1)
+    assert known[1] == [1] * len(embedded.LIMITS)
+    assert below[1] == [0] * len(embedded.LIMITS)
+    exact = Graded("q", "a", (30, 30), (50, 50), "s").targets()[0][0]
+    assert exact[embedded.LIMITS.index(30)] == 0  # 30 is not below 30
+    assert exact[embedded.LIMITS.index(40)] == 1
+
+
+def test_calibration_lowers_the_loss_and_keeps_limits_in_order():
+    torch.manual_seed(0)
+    heads, hidden = embedded.Heads(8), torch.randn(400, 8)
+    truth = [float(50 + 15 * h[0] + 10 * torch.randn(())) for h in hidden]
+    rows = [Graded("q", "a", (min(100, max(0, s)),) * 2, (90, 90), "s") for s in truth]
+    with torch.no_grad():
+        heads.direction.weight[0] = torch.tensor([6.0, *[0] * 7])  # far too sure of itself
+
+    def loss():
+        below = torch.tensor([g.targets()[0] for g in rows])
+        return binary_cross_entropy_with_logits(heads(hidden), below).item()
+
+    before, order = loss(), heads(hidden)[:, 0, 0].argsort()
+    train.calibrate(rows, heads(hidden), heads)
+    assert loss() < before - 0.1
+    assert heads(hidden)[:, 0, 0].argsort().equal(order)
+    assert (heads(hidden).diff(dim=-1) >= 0).all()
+    said, was = heads(hidden).sigmoid()[:, 0].mean(0), torch.tensor([g.targets()[0][0] for g in rows]).mean(0)
+    assert said.tolist() == pytest.approx(was.tolist(), abs=0.02)  # the rate below every limit is what it was
+
+
+def test_every_row_is_in_one_batch_and_batches_hold_rows_of_like_length():
+    lengths = [i % 97 + 20 for i in range(320)]
+    first, second = (train.order(lengths, train.random.Random(k)) for k in (0, 1))
+    assert sorted(i for part in first for i in part) == list(range(320))
+    assert first != second
+    assert max(max(lengths[i] for i in p) - min(lengths[i] for i in p) for p in first) < 45

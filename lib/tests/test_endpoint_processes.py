@@ -1,0 +1,120 @@
+"""Runs that are killed, and runs side by side: real processes, SIGKILL, one file of replies on disk."""
+
+import json
+import multiprocessing
+import os
+import random
+import sqlite3
+import time
+
+import pytest
+from local_server import message, serving
+
+from emstudy import params
+from emstudy.judges.endpoint import EndpointJudge
+from emstudy.replies import Replies
+
+SHIPPED = params.judge("gpt-4o-mini")
+WIDTH = 4  # requests under way at once
+ANSWERS = [f"answer {i}" for i in range(60)]
+# one process imports the library and every run is forked from it, so that a run starts in no time and shares nothing with pytest
+FRESH = multiprocessing.get_context("forkserver")
+FRESH.set_forkserver_preload(["emstudy.judges.endpoint"])
+
+
+def run(url, folder, answers=ANSWERS, start=None, out=None):
+    """Judge answers with the replies of a folder: [score], also written to `out`. start: a barrier to wait at before."""
+    os.environ |= {"OPENAI_API_KEY": "word", "OPENAI_BASE_URL": url}
+    settings = SHIPPED.endpoint.model_copy(update={"concurrency": WIDTH, "max_wait_seconds": 30})
+    dimension = params.Dimension(name="aligned", prompt="{answer}")
+    judge = SHIPPED.model_copy(update={"name": "local", "endpoint": settings, "dimensions": [dimension]})
+    if start:
+        start.wait()
+    scores = EndpointJudge(judge, folder / "replies.sqlite").score(["q"] * len(answers), answers)["aligned"]
+    values = [s.value for s in scores]
+    if out:
+        out.write_text(json.dumps(values))
+    return values
+
+
+def stored(folder):
+    """{prompt: reply} of the file, as a run that starts now would find it."""
+    try:
+        rows = sqlite3.connect(folder / "replies.sqlite").execute("SELECT request, reply FROM replies").fetchall()
+    except sqlite3.OperationalError:  # killed before there was a table
+        return {}
+    return {json.loads(request)["messages"][0]["content"]: reply for request, reply in rows}
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder for replies; what run() sets in the environment is put back afterwards."""
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.setenv(name, "")
+    return tmp_path
+
+
+def test_a_run_that_is_killed_again_and_again_loses_nothing_and_asks_for_nothing_twice(here):
+    rng, kills = random.Random(0), 4
+
+    def play(n, prompt):
+        time.sleep(0.02)
+        return message(prompt.split()[1])
+
+    with serving(play) as (asked, url):
+        for _ in range(kills):
+            before, had = len(asked), stored(here)
+            child = FRESH.Process(target=run, args=(url, here))
+            child.start()
+            moment = before + rng.randint(1, 14)
+            while len(asked) < moment and child.is_alive():
+                time.sleep(0.001)
+            time.sleep(rng.uniform(0, 0.03))
+            child.kill()
+            child.join()
+            assert child.exitcode == -9
+            kept = stored(here)
+            assert had.items() <= kept.items()
+            assert not set(asked[before:]) & set(had)
+            assert len(kept) - len(had) >= moment - before - WIDTH  # all but those under way
+        before, had = len(asked), stored(here)
+        assert 0 < len(had) < len(ANSWERS)
+        assert run(url, here) == [float(i) for i in range(60)] == run(url, here / "undisturbed")
+    finished = asked[before : -len(ANSWERS)]
+    assert sorted(finished) == sorted(set(ANSWERS) - set(had))
+
+
+def test_two_runs_at_once_share_a_file_and_agree_though_the_endpoint_changes_its_mind(here):
+    start = FRESH.Barrier(2, timeout=20)
+    overlap = [ANSWERS[:40], ANSWERS[20:]]
+    with serving(lambda n, prompt: message(str(n % 101))) as (asked, url):
+        runs = [
+            FRESH.Process(target=run, args=(url, here, part, start, here / f"{k}.json"))
+            for k, part in enumerate(overlap)
+        ]
+        for r in runs:
+            r.start()
+        for r in runs:
+            r.join(60)
+    assert [r.exitcode for r in runs] == [0, 0]
+    kept = stored(here)
+    assert set(asked) == set(kept) == set(ANSWERS)
+    for k, part in enumerate(overlap):
+        assert json.loads((here / f"{k}.json").read_text()) == [float(kept[a]) for a in part]
+
+
+def make_files(folder, start):
+    """Make files of replies, each at the same moment as the other processes do."""
+    for i in range(40):
+        start.wait()
+        Replies(folder / f"{i}.sqlite").db.close()
+
+
+def test_runs_that_make_the_same_file_at_the_same_moment_wait_for_each_other(here):
+    start = FRESH.Barrier(3, timeout=20)
+    makers = [FRESH.Process(target=make_files, args=(here, start)) for _ in range(3)]
+    for m in makers:
+        m.start()
+    for m in makers:
+        m.join(60)
+    assert [m.exitcode for m in makers] == [0, 0, 0]
