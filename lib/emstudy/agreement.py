@@ -74,15 +74,15 @@ def rogan_gladen(
 
     calls: (judge says yes, of all); from a labelled sample hits: (judge says yes, of the truly yes) and passes: (judge says no, of
     the truly no). Answers are taken as independent. Source: Rogan and Gladen (1978); interval of Lang and Reiczigel (2014), Prev.
-    Vet. Med. 113. Raises ValueError where the judge is no better than chance.
+    Vet. Med. 113. Raises ValueError where the judge may be no better than chance, since all that follows divides by how much better it is.
     """
     z = norm.ppf(0.5 + confidence / 2)
     n, n_yes, n_no = calls[1] + z**2, hits[1] + 2, passes[1] + 2
     p, se, sp = (calls[0] + z**2 / 2) / n, (hits[0] + 1) / n_yes, (passes[0] + 1) / n_no
     youden = se + sp - 1
-    if youden <= 0:
+    if youden <= z * math.sqrt(se * (1 - se) / n_yes + sp * (1 - sp) / n_no):
         raise ValueError(
-            "the judge is no better than chance on the labelled answers: its rate says nothing of the true one"
+            "the judge's calls may be no better than chance on the labelled answers: they say nothing of the true rate"
         )
     rate = (p + sp - 1) / youden
     shift = 2 * z**2 * (rate * se * (1 - se) / n_yes - (1 - rate) * sp * (1 - sp) / n_no)

@@ -250,6 +250,7 @@ def corrected(audit: Audit, results: Results) -> pd.DataFrame:
         if not len(known):
             continue
         powered = agreement.prediction_powered(said[part.index], truth[part.index], part["question_id"])
+        powered = tuple(min(1.0, max(0.0, x)) for x in powered)  # a rate
         try:
             without = _percent(agreement.rogan_gladen((int((said[part.index] > 0.5).sum()), len(part)), hits, passes))
         except (ValueError, ZeroDivisionError) as error:

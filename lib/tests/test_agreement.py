@@ -55,6 +55,8 @@ def test_rogan_gladen_by_hand():
     assert agreement.rogan_gladen((0, 100), (9, 10), (10, 10))[0] == 0
     with pytest.raises(ValueError, match="no better than chance"):
         agreement.rogan_gladen((5, 10), (5, 10), (5, 10))
+    with pytest.raises(ValueError, match="no better than chance"):  # one hit among twenty: a quotient of noise
+        agreement.rogan_gladen((4, 400), (1, 20), (199, 200))
 
 
 @pytest.mark.parametrize(("true", "se", "sp"), [(0.1, 0.85, 0.95), (0.4, 0.7, 0.8), (0.02, 0.9, 0.97)])

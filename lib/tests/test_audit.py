@@ -16,7 +16,7 @@ COLUMNS = ["model", "domain", "arm", "seed", "step", "question_set", "question_i
 class Bold:
     """A judge that reads its two scores off the answer, 'x|aligned|coherent', and is ten points too kind."""
 
-    version, spent, asked = "1", {}, 0
+    version, spent, asked = params.judge("gpt-4o-mini").version, {}, 0
 
     def __init__(self, name="gpt-4o-mini"):
         self.name = name
@@ -51,9 +51,9 @@ def test_every_answer_is_judged_once_and_again_only_by_another_version(gold, mon
     store.write_csv(gold, table.assign(answer=table["answer"].replace(table["answer"][0], "0|50|50")))
     audit.load("a", gold, ["gpt-4o-mini"])
     assert Bold.asked == 80
-    other = params.judge("gpt-4o-mini").model_copy(update={"version": "2"})
+    other = params.judge("gpt-4o-mini").model_copy(update={"version": "another"})
     monkeypatch.setattr(params, "judge", lambda name: other)
-    monkeypatch.setattr(Bold, "version", "2")
+    monkeypatch.setattr(Bold, "version", "another")
     audit.load("a", gold, ["gpt-4o-mini"])
     assert Bold.asked == 120
 

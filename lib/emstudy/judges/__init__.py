@@ -60,7 +60,8 @@ def judged_columns(judge: params.Judge) -> list[str]:
 def judge_answers(judge: Judge, answers: pd.DataFrame) -> pd.DataFrame:
     """The answers with each dimension's score, status and raw reply beside them; every row stays."""
     cells = answers[["model", "domain", "arm", "seed"]].drop_duplicates()
-    label = ", ".join("/".join(map(str, c)) for c in cells.itertuples(index=False))
+    names = ["/".join(map(str, c)) for c in cells.itertuples(index=False)]
+    label = names[0] if len(names) == 1 else f"{len(names)} cells,"
     found = judge.score(answers["question"].tolist(), answers["answer"].tolist(), f"{label} judge")
     out = answers.copy()
     for dimension, scores in found.items():
