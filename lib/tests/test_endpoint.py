@@ -273,7 +273,7 @@ def test_a_reply_without_probabilities_is_parsed_and_logprobs_can_be_left_out(ju
     assert one_score(judge, message("85")) == Score(85, "scored", "85")
     sent = EndpointJudge.request
     asked = [
-        sent(SimpleNamespace(judge=ONE.model_copy(update={"logprobs": p})), ONE.dimensions[0], "q", "a")
+        sent(SimpleNamespace(judge=ONE.model_copy(update={"logprobs": p}), seed=0), ONE.dimensions[0], "q", "a")
         for p in (True, False)
     ]
     assert [r.get("top_logprobs") for r in asked] == [20, None]
