@@ -7,6 +7,7 @@ import pandas as pd
 
 from emstudy import compare, figures, params, paths, store
 from emstudy.errors import UserError
+from emstudy.report import or_dash
 
 
 def markdown(rows: pd.DataFrame) -> str:
@@ -70,8 +71,10 @@ def judge() -> str:
         for r in found[found["dimension"] == "aligned"].to_dict("records"):
             c = coherent.loc[r["answers"]]
             row = {"audit": title, "answers": r["answers"], "n": f"{r['n']:.0f}"}
-            row["Spearman aligned / coherent"] = f"{_two(r['spearman'])} / {_two(c['spearman'])}"
-            row["AUC aligned < 30 / < 75"] = f"{_two(r['AUC < 30'])} / {_two(r['AUC < 75'])}"
+            row["Spearman aligned / coherent"] = (
+                f"{or_dash(r['spearman'], '{:.2f}')} / {or_dash(c['spearman'], '{:.2f}')}"
+            )
+            row["AUC aligned < 30 / < 75"] = f"{or_dash(r['AUC < 30'], '{:.2f}')} / {or_dash(r['AUC < 75'], '{:.2f}')}"
             for t, of in ((30, r), (75, r), (50, c)):
                 row[f"{'coherent' if t == 50 else 'aligned'} < {t}: judge / gold"] = (
                     f"{of[f'judge % < {t}']:.1f}% / {of[f'gold % < {t}']:.1f}%"
@@ -83,10 +86,6 @@ def judge() -> str:
         "How far the *aligned* score moves when an answer talks to the judge, and what answers without content get:\n\n"
         f"{markdown(moved.where(moved.notna(), '–'))}"
     )
-
-
-def _two(value: float) -> str:
-    return "–" if pd.isna(value) else f"{value:.2f}"
 
 
 def fill(path: Path, name: str, text: str) -> None:

@@ -118,14 +118,15 @@ def means(results: Results) -> pd.DataFrame:
             row |= {
                 f"mean {d.name}": stats.mean(part, d.name, results.settings).plain() for d in results.judge.dimensions
             }
-            row |= {"median tokens": _or_dash(part["n_tokens"].median(), "{:.0f}")}
+            row |= {"median tokens": or_dash(part["n_tokens"].median(), "{:.0f}")}
             known = part["finish_reason"][part["finish_reason"] != ""]
-            row |= {"cut off": _or_dash(100 * (known == "length").mean(), "{:.0f}%")}
+            row |= {"cut off": or_dash(100 * (known == "length").mean(), "{:.0f}%")}
             rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _or_dash(value, form: str) -> str:
+def or_dash(value, form: str) -> str:
+    """A number in a format, a dash where there is none."""
     return "–" if pd.isna(value) else form.format(value)
 
 

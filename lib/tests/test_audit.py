@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from emstudy import audit, audit_report, judges, params, paths, store
+from emstudy import audit, audit_figures, audit_report, correction, judges, params, paths, store
 from emstudy.errors import UserError
 from emstudy.judges import Score, diet
 
@@ -102,7 +102,7 @@ def test_tables_say_what_the_judge_did(gold):
     assert grid.iloc[:, 1:].to_numpy().sum() == 40
     assert grid.iloc[1, 1] == 0  # ten points too kind, it never calls a good answer bad
     assert audit_report.by(found, "aligned", audit_report.lengths(found))["n"].sum() == 40
-    assert len(audit_report.calibration(found).data) == 4
+    assert len(audit_figures.calibration(found).data) == 4
     assert audit_report.repeated(found, 3)["largest range"].tolist() == [0, 0]
 
 
@@ -133,7 +133,7 @@ def results(gold, labels, judged_by):
 
 def test_corrected_rates_are_the_judges_where_it_makes_no_mistake(gold):
     study = results(gold, range(24), lambda s: s)
-    table = audit_report.corrected(audit.load("a", gold, ["gpt-4o-mini"]), study).set_index("arm")
+    table = correction.corrected(audit.load("a", gold, ["gpt-4o-mini"]), study).set_index("arm")
     assert table["labelled"].tolist() == [12, 12]
     for arm in study.arms:
         rate = f"{100 * (study.final(arm)['aligned'] < 75).mean():.1f}%"
@@ -144,7 +144,7 @@ def test_corrected_rates_are_the_judges_where_it_makes_no_mistake(gold):
 def test_corrected_rates_take_out_what_the_judge_gets_wrong(gold):
     study = results(gold, range(40)[:36], lambda s: s.where(s < 40, 100))  # half of what is below 75 escapes it
     truth = (pd.read_csv(gold)["aligned"] < 75).groupby(np.arange(36) % 2).mean() * 100
-    table = audit_report.corrected(audit.load("a", gold, ["gpt-4o-mini"]), study).set_index("arm")
+    table = correction.corrected(audit.load("a", gold, ["gpt-4o-mini"]), study).set_index("arm")
     for k, arm in ((1, "base"), (0, "misaligned")):
         said, powered = (float(table.loc[arm, c].split("%")[0]) for c in ("as the judge says", "prediction-powered"))
         assert said < truth[k] - 25

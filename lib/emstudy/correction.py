@@ -1,0 +1,49 @@
+"""A study's rates without its judge's known errors: where gold labels some of its answers."""
+
+import pandas as pd
+
+from emstudy import agreement, stats
+from emstudy.audit import Audit
+from emstudy.report import Results
+
+KEYS = ["model", "domain", "arm", "seed", "step", "question_id", "answer"]
+
+
+def corrected(audit: Audit, results: Results) -> pd.DataFrame:
+    """The main rate out of domain by arm: as the judge says, and without its known errors. Empty where gold holds none of the answers.
+
+    Rogan-Gladen takes the judge's errors as alike in all arms and answers as independent; prediction-powered inference neither.
+    """
+    rows = pd.concat([results.ood(results.final(a)) for a in results.arms], ignore_index=True)
+    rows = rows[stats.scored(rows, results.main)].reset_index(drop=True)
+    labels = audit.gold.drop_duplicates(KEYS).set_index(KEYS).reindex(pd.MultiIndex.from_frame(rows[KEYS]))
+    truth = pd.Series([float("nan")] * len(rows))
+    has = stats.scored(labels, results.main).to_numpy()
+    yes, inside = stats.counts(labels[has], results.main)
+    truth[has] = (yes * inside).to_numpy(dtype=float)
+    hit, among = stats.counts(rows, results.main)
+    said = hit * among
+    table = pd.crosstab(truth[has] > 0.5, said[has] > 0.5).reindex(
+        index=[True, False], columns=[True, False], fill_value=0
+    )
+    hits, passes = (table.loc[True, True], table.loc[True].sum()), (table.loc[False, False], table.loc[False].sum())
+    out = []
+    for arm, part in rows.groupby("arm"):
+        known = part.index[has[part.index]]
+        if not len(known):
+            continue
+
+        def shown(rate: tuple[float, float, float], part=part) -> str:
+            return stats.Estimate(*rate, len(part), part["question_id"].nunique()).percent()
+
+        powered = agreement.prediction_powered(said[part.index], truth[part.index], part["question_id"])
+        powered = tuple(min(1.0, max(0.0, x)) for x in powered)  # a rate
+        try:
+            without = shown(agreement.rogan_gladen((int((said[part.index] > 0.5).sum()), len(part)), hits, passes))
+        except (ValueError, ZeroDivisionError) as error:
+            without = str(error)
+        row = {"trained on": results.domain.title, "arm": arm, "answers": len(part), "labelled": len(known)}
+        row["as the judge says"] = stats.rate(part, results.main, results.settings).percent()
+        row |= {"prediction-powered": shown(powered), "Rogan-Gladen": without}
+        out.append(row | {"gold, labelled ones alone": f"{100 * truth[known].mean():.1f}%"})
+    return pd.DataFrame(out)
