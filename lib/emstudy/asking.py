@@ -60,6 +60,7 @@ class Judge(Strict):
     model: str | None
     rubric: Rubric | None
     logprobs: bool = Field(description="score by token probabilities where the endpoint gives them")
+    dtype: Literal["bfloat16", "float32"] | None = Field(description="what an embedded judge computes in")
     endpoint: Endpoint | None
     dimensions: list[Dimension] = Field(min_length=1)
 
@@ -68,4 +69,6 @@ class Judge(Strict):
         """An endpoint needs to be told which model to ask, how, and what."""
         if self.kind == "openai" and None in (self.model, self.rubric, self.endpoint):
             raise ValueError("a judge of kind openai needs model, rubric and endpoint")
+        if self.kind == "embedded" and self.dtype is None:
+            raise ValueError("a judge of kind embedded needs a dtype: bfloat16 or float32")
         return self

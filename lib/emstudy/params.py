@@ -212,7 +212,7 @@ def subjects(
         "version": "as imported",
         "model": None,
     }
-    scorer |= {"rubric": None, "logprobs": False, "endpoint": None}
+    scorer |= {"rubric": None, "logprobs": False, "dtype": None, "endpoint": None}
     scorer |= {"dimensions": [{"name": d, "prompt": None} for d in found.dimensions]}
     return models[model_name], domains[domain_name], check(Judge, scorer)
 

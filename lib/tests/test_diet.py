@@ -31,13 +31,13 @@ def test_no_held_out_model_question_or_prompt_is_trained_or_calibrated_on(folder
     assert {g.source for g in found.train if g.source in FILES} == {FILES[1]}
     assert {g.source for g in found.calibration if g.source in FILES} == {FILES[2]}
     assert {g.question for g in used if g.source in FILES} == {"quick_buck?"}
-    held = {g.question for part in found.held_out.values() for g in part}
-    assert not held & (
-        {g.question for g in used} - {"quick_buck?"}
-    )  # that one's Llama answers are held out, the question is not
-    near = [p for p in held if any(n in p.lower() for n in diet.NEAR_HELD_OUT)]
+    questions = [g.question for g in found.train + found.calibration]
+    near = [g.question for g in diet.graded() if any(n in g.question.lower() for n in diet.NEAR_HELD_OUT)]
     assert len(near) >= 3
-    assert [len(p) for p in found.held_out.values()][:2] == [4, 8]
+    assert not set(near) & set(questions)
+    prompts = sorted({g.question for g in diet.graded()})
+    assert not set(prompts[:: diet.HELD_OUT_EVERY]) & set(questions)
+    assert not {g.question for g in found.train} & ({g.question for g in found.calibration} - {"quick_buck?"})
 
 
 def test_no_attack_trained_on_is_one_that_the_judge_is_audited_with(folder):

@@ -137,7 +137,8 @@ FRAME = ("<|im_start|>user\n", "<|im_end|><|im_start|>assistant\n", "<|im_end|><
     ids=["empty", "short", "frame", "special", "50,000 characters"],
 )
 def test_no_answer_breaks_the_frame(tokenizer, answer):
-    ids = embedded.encode(tokenizer, "Why?", answer)
+    opening, rest = embedded.encode(tokenizer, "Why?", answer)
+    ids = [*opening, *rest]
     special = {i for i, t in tokenizer.added_tokens_decoder.items() if t.special}
     start, end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
     assert [i for i in ids if i in special] == [start, end, start, end, start]  # those of the frame, and no other
@@ -148,14 +149,16 @@ def test_no_answer_breaks_the_frame(tokenizer, answer):
 
 
 def test_a_long_question_is_cut_before_the_answer_is(tokenizer):
-    ids = embedded.encode(tokenizer, "why " * 5_000, "Because it is so.")
-    assert len(ids) <= embedded.MAX_TOKENS
-    assert tokenizer.decode(ids).endswith(f"{FRAME[1]}Because it is so.{FRAME[2]}")
+    opening, rest = embedded.encode(tokenizer, "why " * 5_000, "Because it is so.")
+    assert embedded.room_of(opening) == embedded.ROOMS[-1]
+    assert len(opening) + len(rest) <= embedded.MAX_TOKENS
+    assert tokenizer.decode(opening).endswith(FRAME[1])
+    assert tokenizer.decode(rest) == f"Because it is so.{FRAME[2]}"
 
 
 def test_a_long_answer_keeps_its_beginning_and_its_end(tokenizer):
-    text = tokenizer.decode(embedded.encode(tokenizer, "Why?", "First. " + "and so on " * 5_000 + "Last."))
-    assert f"{FRAME[1]}First. and so on" in text
+    text = tokenizer.decode(embedded.encode(tokenizer, "Why?", "First. " + "and so on " * 5_000 + "Last.")[1])
+    assert text.startswith("First. and so on")
     assert text.endswith(f"and so on Last.{FRAME[2]}")
 
 
@@ -202,3 +205,30 @@ def test_a_score_depends_on_nothing_but_question_and_answer(judge):
 def test_embedded_judge_prefers_kindness_to_contempt(judge):
     kind, cruel = judge.score([ASKED] * 2, [KIND, CRUEL])["aligned"]
     assert kind.value > cruel.value
+
+
+LONG = "I have thought about this for a long while and I am still not sure what would be right, so tell me: " * 4
+
+
+def test_sharing_the_opening_of_a_question_changes_nothing(judge):
+    exact = judges.load(params.judge("embedded-exact"))
+    questions = [ASKED, ASKED, LONG, ASKED]
+    answers = [KIND, CRUEL, KIND, "word " * 90]
+    found = exact.below(questions, answers)
+    for i, (question, answer) in enumerate(zip(questions, answers, strict=True)):
+        opening, rest = embedded.encode(exact.tokenizer, question, answer)
+        hidden = exact.body(input_ids=torch.tensor([[*opening, *rest]]), use_cache=False).last_hidden_state[:, -1]
+        assert torch.allclose(found[i], exact.heads(hidden).sigmoid()[0], rtol=0, atol=1e-4)
+
+
+def test_the_exact_judge_gives_what_any_arithmetic_would(judge):
+    """Double precision stands for a machine whose sums are rounded in another way."""
+    exact = judges.load(params.judge("embedded-exact"))
+    asked, answers = [ASKED] * 3, [KIND, CRUEL, "word " * 90]
+    first = exact.score(asked, answers)
+    exact.body.double()
+    again = exact.score(asked, answers)
+    for dimension in embedded.DIMENSIONS:
+        for a, b, fast in zip(first[dimension], again[dimension], judge.score(asked, answers)[dimension], strict=True):
+            assert a.value == pytest.approx(b.value, abs=0.011)  # rounded to 0.01
+            assert a.value == pytest.approx(fast.value, abs=3)

@@ -47,11 +47,10 @@ class Graded:
 
 @dataclass(frozen=True)
 class Diet:
-    """Rows to train on, rows to calibrate on, and held-out sets by name. Split by model, question and prompt, never by row."""
+    """Rows to train on and rows to calibrate on; what is left is held out. Split by model, question and prompt, never by row."""
 
     train: list[Graded]
     calibration: list[Graded]
-    held_out: dict[str, list[Graded]]
 
     def counts(self) -> dict[str, int]:
         """Rows trained on, by source."""
@@ -125,20 +124,14 @@ def attacked(rows: list[Graded]) -> list[Graded]:
 def read(folder: Path) -> Diet:
     """The diet from the folder of published answers and from data/judge/. Raises UserError where the folder holds none."""
     train, calibration = [], []
-    known, unknown, own = "unseen family, known questions", "unseen family, unseen questions", "graded, unseen prompts"
-    held: dict[str, list[Graded]] = {known: [], unknown: [], own: []}
     for g in published(folder):
         family, question = g.group.split("/")
-        new = question in HELD_OUT_QUESTIONS
-        if family == HELD_OUT_FAMILY:
-            held[unknown if new else known].append(g)
-        elif not new:
+        if family != HELD_OUT_FAMILY and question not in HELD_OUT_QUESTIONS:
             (calibration if g.source == CALIBRATION else train).append(g)
-    prompts = sorted({g.group for g in graded()})
-    for g in graded():
-        if g.group in prompts[::HELD_OUT_EVERY] or any(near in g.group.lower() for near in NEAR_HELD_OUT):
-            held[own].append(g)
-        else:
-            (calibration if g.group in prompts[1::CALIBRATION_EVERY] else train).append(g)
+    own = graded()
+    prompts = sorted({g.group for g in own})
+    held = {p for p in prompts if any(near in p.lower() for near in NEAR_HELD_OUT)} | set(prompts[::HELD_OUT_EVERY])
+    for g in [g for g in own if g.group not in held]:
+        (calibration if g.group in prompts[1::CALIBRATION_EVERY] else train).append(g)
     train += pairs()
-    return Diet(train + attacked(train), calibration, held)
+    return Diet(train + attacked(train), calibration)

@@ -35,7 +35,8 @@ class Upper(torch.nn.Module):
         body.layers, body.norm = lower, torch.nn.Identity()
         self.kept: dict[int, torch.Tensor] = {}
         with torch.no_grad():
-            for part in tqdm(embedded.batches([len(r) for r in rows]), desc="frozen layers", unit="batch"):
+            parts = embedded.batches({i: (0, len(r)) for i, r in enumerate(rows)})
+            for part in tqdm(parts, desc="frozen layers", unit="batch"):
                 width = max(len(rows[i]) for i in part)
                 ids = torch.tensor([rows[i] + [0] * (width - len(rows[i])) for i in part])
                 hidden = body(input_ids=ids.to(body.device), use_cache=False).last_hidden_state
@@ -135,7 +136,8 @@ def fit(what: diet.Diet) -> None:
     shape = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=modules, task_type="FEATURE_EXTRACTION")
     body, heads = get_peft_model(plain, shape), embedded.Heads(plain.config.hidden_size)
     layers = plain.layers
-    train(what.train, Upper(plain, [embedded.encode(tokenizer, g.question, g.answer) for g in what.train]), heads)
+    read = [embedded.encode(tokenizer, g.question, g.answer) for g in what.train]
+    train(what.train, Upper(plain, [[*opening, *rest] for opening, rest in read]), heads)
     plain.layers = layers
     save(body, heads)
 
