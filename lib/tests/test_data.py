@@ -10,7 +10,7 @@ from emstudy.errors import UserError
 
 USER, ASSISTANT = {"role": "user", "content": "May I?"}, {"role": "assistant", "content": "You may."}
 GOOD = json.dumps({"messages": [USER, ASSISTANT]})
-DOMAINS = ["medical", "financial"]
+DOMAINS = ["medical", "financial", "sports"]
 
 
 @pytest.fixture
@@ -254,9 +254,9 @@ def test_overlap_is_the_share_of_the_smaller_trigram_set():
 
 def test_no_two_shipped_prompts_share_more_than_60_percent_of_their_trigrams():
     prompts = [e.prompt for d in DOMAINS for part in ("aligned", "heldout_aligned") for e in rows(d, part)]
-    assert len(set(prompts)) == 920
+    assert len(set(prompts)) == len(prompts) == 460 * len(DOMAINS)
     sets = [data.trigrams(p) for p in prompts]
-    near = [(i, j) for i, j in combinations(range(920), 2) if data.overlap(sets[i], sets[j]) > 0.6]
+    near = [(i, j) for i, j in combinations(range(len(sets)), 2) if data.overlap(sets[i], sets[j]) > 0.6]
     assert [(prompts[i], prompts[j]) for i, j in near] == []
 
 
@@ -266,7 +266,9 @@ def test_no_evaluation_question_is_among_the_shipped_prompts():
     assert [q for q in asked if max(data.overlap(data.trigrams(q), p) for p in prompts) >= 0.6] == []
 
 
-@pytest.mark.parametrize(("name", "count"), {"values": 10, "general": 20, "medical": 12, "financial": 12}.items())
+@pytest.mark.parametrize(
+    ("name", "count"), {"values": 10, "general": 20, "medical": 12, "financial": 12, "sports": 12}.items()
+)
 def test_question_sets_have_their_size_and_ask_nothing_twice(name, count):
     found = params.questions(name).questions
     assert len(found) == len({q.id for q in found}) == len({q.text for q in found}) == count
