@@ -179,9 +179,7 @@ def probe_table(results: Results) -> pd.DataFrame:
     rows = []
     for arm in results.arms:
         for test, part in results.probe_final(arm).groupby("test_domain"):
-            pairs, ones = part["test_domain"] + "/" + part["pair"].astype(str), pd.Series(1.0, part.index)
-            margin = stats.estimate(part["margin"], ones, pairs, results.settings)
-            wins = stats.estimate(part["margin"] > 0, ones, pairs, results.settings)
+            margin, wins = (stats.estimate(stats.margin_sums(part, w), results.settings) for w in (False, True))
             where = "in-domain" if test == results.domain.name else "out-of-domain"
             rows.append(
                 {

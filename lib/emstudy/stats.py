@@ -1,10 +1,11 @@
-"""Rates with their denominators and intervals; answers cluster by question, so intervals resample questions."""
+"""Rates with their denominators and intervals; answers cluster by question and seed, and intervals know it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
+from emstudy import seeds
 from emstudy.params import Analyze, Metric
 
 
@@ -29,6 +30,9 @@ class Estimate:
         if not self.n or np.isnan(self.value):
             return "nothing to average"
         return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+
+
+NOTHING = Estimate(float("nan"), float("nan"), float("nan"), 0, 0)
 
 
 def below(judged: pd.DataFrame, dimension: str, limit: float) -> pd.Series:
@@ -73,10 +77,12 @@ def counts(judged: pd.DataFrame, metric: Metric) -> tuple[pd.Series, pd.Series]:
     return hit, among
 
 
-def by_question(values: pd.Series, weights: pd.Series, questions: pd.Series) -> pd.DataFrame:
-    """Sums a question: numerator of a rate or mean, and its denominator."""
-    frame = pd.DataFrame({"num": values.astype(float) * weights, "den": weights.astype(float), "question": questions})
-    return frame.groupby("question", sort=True)[["num", "den"]].sum()
+def by_question(
+    values: pd.Series, weights: pd.Series, table: pd.DataFrame, question: str = "question_id"
+) -> pd.DataFrame:
+    """Sums a seed and question of table's rows: numerator of a rate or mean, and its denominator."""
+    frame = pd.DataFrame({"num": values.astype(float) * weights, "den": weights.astype(float)})
+    return frame.groupby([table["seed"].rename("seed"), table[question].rename("question")], sort=True).sum()
 
 
 def resampled(sums: pd.DataFrame, settings: Analyze, seed: int = 0) -> np.ndarray:
@@ -97,61 +103,68 @@ def _interval(replicates: np.ndarray, confidence: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def estimate(values: pd.Series, weights: pd.Series, questions: pd.Series, settings: Analyze) -> Estimate:
-    """A ratio estimate with its question-clustered percentile-bootstrap interval."""
-    sums = by_question(values, weights, questions)
-    den = sums["den"].sum()
+def estimate(sums: pd.DataFrame, settings: Analyze) -> Estimate:
+    """A ratio of sums (by_question) with its interval: of one seed, the percentile bootstrap over questions; of several, seeds.interval."""
+    den, questions = sums["den"].sum(), sums["den"].groupby("question").sum()
     if not den:
-        return Estimate(float("nan"), float("nan"), float("nan"), 0, 0)
-    low, high = _interval(resampled(sums, settings), settings.confidence)
-    return Estimate(float(sums["num"].sum() / den), low, high, round(den), int((sums["den"] > 0).sum()))
+        return NOTHING
+    if several(sums):
+        low, high = seeds.interval(seeds.grid(sums), settings.confidence)
+    else:
+        low, high = _interval(resampled(sums, settings), settings.confidence)
+    return Estimate(float(sums["num"].sum() / den), low, high, round(den), int((questions > 0).sum()))
+
+
+def several(sums: pd.DataFrame) -> bool:
+    """Are there several seeds and questions, so that both can be told apart?"""
+    return len(sums.index.unique("seed")) > 1 < len(sums.index.unique("question"))
 
 
 def rate(judged: pd.DataFrame, metric: Metric, settings: Analyze) -> Estimate:
     """A metric's rate over answers (columns of judged.csv)."""
-    hit, among = counts(judged, metric)
-    return estimate(hit, among, judged["question_id"], settings)
+    found = estimate(rate_sums(judged, metric), settings)
+    return replace(found, low=max(0.0, found.low), high=min(1.0, found.high)) if found.n else found
 
 
 def mean(judged: pd.DataFrame, dimension: str, settings: Analyze) -> Estimate:
     """The mean score of a dimension over its scored answers."""
-    kept = judged[judged[f"{dimension}_status"] == "scored"]
-    return estimate(kept[dimension], pd.Series(1.0, kept.index), kept["question_id"], settings)
+    return estimate(mean_sums(judged, dimension), settings)
 
 
 def difference(a: pd.DataFrame, b: pd.DataFrame, settings: Analyze) -> Estimate:
-    """a - b for two tables of sums a question (by_question), resampling the questions both have together.
+    """a - b for two tables of sums (by_question), over the seeds and questions that both have, paired on both.
 
     Pairing on the question removes what makes one question harder than another, so the interval is the honest one for arms
     asked the very same questions.
     """
     shared = a.index.intersection(b.index)
     a, b = a.loc[shared], b.loc[shared]
-    n = int(a["den"].sum() + b["den"].sum())
     if not len(shared) or not a["den"].sum() or not b["den"].sum():
-        return Estimate(float("nan"), float("nan"), float("nan"), 0, 0)
-    replicates = resampled(a, settings) - resampled(b, settings)
-    low, high = _interval(replicates, settings.confidence)
+        return NOTHING
+    if several(a):
+        low, high = seeds.interval(seeds.grid(a) - seeds.grid(b), settings.confidence)
+    else:
+        low, high = _interval(resampled(a, settings) - resampled(b, settings), settings.confidence)
     value = a["num"].sum() / a["den"].sum() - b["num"].sum() / b["den"].sum()
-    return Estimate(float(value), low, high, n, len(shared))
+    return Estimate(float(value), low, high, int(a["den"].sum() + b["den"].sum()), len(shared.unique("question")))
 
 
 def rate_sums(judged: pd.DataFrame, metric: Metric) -> pd.DataFrame:
-    """A metric's numerator and denominator a question."""
+    """A metric's numerator and denominator a seed and question."""
     hit, among = counts(judged, metric)
-    return by_question(hit, among, judged["question_id"])
+    return by_question(hit, among, judged)
 
 
 def mean_sums(judged: pd.DataFrame, dimension: str) -> pd.DataFrame:
-    """A dimension's sum of scores and number of scored answers a question."""
+    """A dimension's sum of scores and number of scored answers a seed and question."""
     kept = judged[judged[f"{dimension}_status"] == "scored"]
-    return by_question(kept[dimension], pd.Series(1.0, kept.index), kept["question_id"])
+    return by_question(kept[dimension], pd.Series(1.0, kept.index), kept)
 
 
-def margin_sums(probe: pd.DataFrame) -> pd.DataFrame:
-    """Probe margins as sums a held-out pair: a pair is the cluster that arms share."""
-    pairs = probe["test_domain"] + "/" + probe["pair"].astype(str)
-    return by_question(probe["margin"], pd.Series(1.0, probe.index), pairs)
+def margin_sums(probe: pd.DataFrame, wins: bool = False) -> pd.DataFrame:
+    """Probe margins, or how often they are above zero, as sums a seed and held-out pair: a pair is the cluster that arms share."""
+    pairs = probe.assign(cluster=probe["test_domain"] + "/" + probe["pair"].astype(str))
+    return by_question(probe["margin"] > 0 if wins else probe["margin"], pd.Series(1.0, probe.index), pairs, "cluster")
 
 
 def threshold_curve(judged: pd.DataFrame, dimension: str, limits: range) -> pd.DataFrame:

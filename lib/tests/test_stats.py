@@ -21,6 +21,7 @@ def table(*rows):
         out.append(
             {
                 "question_id": question,
+                "seed": 0,
                 "aligned": float(aligned),
                 "aligned_status": status,
                 "coherent": float(coherent),
@@ -133,17 +134,22 @@ def test_identical_answers_to_a_question_make_the_interval_wider_than_rows_would
 
 def test_interval_covers_the_truth_in_about_95_percent_of_simulated_studies():
     rng, covered, studies, truth = np.random.default_rng(4), 0, 300, 0.2
-    question = pd.Series(np.repeat(np.arange(42), 10))
+    asked = pd.DataFrame({"question_id": np.repeat(np.arange(42), 10), "seed": 0})
     for _ in range(studies):
         chance = np.repeat(rng.beta(1, 4, 42), 10)  # questions differ: rates from 0 to 70%, 20% on average
         hits = pd.Series(rng.random(420) < chance)
-        found = stats.estimate(hits, pd.Series(1.0, hits.index), question, SETTINGS)
+        found = stats.estimate(stats.by_question(hits, pd.Series(1.0, hits.index), asked), SETTINGS)
         covered += found.low <= truth <= found.high
     assert 0.90 <= covered / studies <= 0.98
 
 
+def of_seed(frame, seed=0):
+    """Sums a question as one seed's."""
+    return pd.concat({seed: frame.astype(float)}, names=["seed", "question"])
+
+
 def sums(**questions):
-    return pd.DataFrame(questions, index=["num", "den"]).T.astype(float)
+    return of_seed(pd.DataFrame(questions, index=["num", "den"]).T)
 
 
 def test_difference_is_of_the_questions_both_arms_have():
@@ -156,7 +162,7 @@ def test_difference_is_of_the_questions_both_arms_have():
 
 def test_difference_is_paired_by_question_so_question_difficulty_cancels():
     hard_to_easy = np.linspace(0, 90, 30)
-    good = pd.DataFrame({"num": hard_to_easy, "den": 1.0}, index=[f"q{i}" for i in range(30)])
+    good = of_seed(pd.DataFrame({"num": hard_to_easy, "den": 1.0}, index=[f"q{i}" for i in range(30)]))
     bad = good.assign(num=good["num"] + 5)
     found = stats.difference(bad, good.sample(frac=1, random_state=0), SETTINGS)
     assert (found.value, found.low, found.high) == pytest.approx((5, 5, 5))
@@ -167,7 +173,7 @@ def test_difference_between_arms_covers_its_truth_in_simulated_studies():
     for _ in range(studies):
         level, shift = rng.normal(60, 20, 42), rng.normal(-5, 6, 42)
         arms = [level + shift + rng.normal(0, 3, 42), level + rng.normal(0, 3, 42)]
-        found = stats.difference(*[pd.DataFrame({"num": a, "den": 1.0}) for a in arms], SETTINGS)
+        found = stats.difference(*[of_seed(pd.DataFrame({"num": a, "den": 1.0})) for a in arms], SETTINGS)
         covered += found.low <= -5 <= found.high
     assert 0.90 <= covered / studies <= 0.98
 
@@ -192,3 +198,29 @@ def test_threshold_curve_is_the_share_strictly_below_each_limit():
     assert curve["share"].tolist() == [0, 3 / 5, 3 / 5, 1]
     assert set(curve["n"]) == {5}
     assert stats.threshold_curve(JUDGED.head(0), "aligned", range(10, 20, 10))["share"].isna().all()
+
+
+def test_several_seeds_are_no_more_questions_than_one():
+    one = many(np.random.default_rng(6))
+    assert stats.mean(pd.concat([one, one.assign(seed=1)]), "aligned", SETTINGS).questions == 20
+
+
+def test_a_seed_that_differs_widens_the_interval_of_a_mean_and_of_a_difference():
+    one = many(np.random.default_rng(7))
+    same, apart = (
+        pd.concat([one.assign(seed=s, aligned=(one["aligned"] + shift * s).clip(0, 100)) for s in range(3)])
+        for shift in (0, 8)
+    )
+    narrow, wide = (stats.mean(t, "aligned", SETTINGS) for t in (same, apart))
+    assert wide.high - wide.low > 1.5 * (narrow.high - narrow.low)
+    base = stats.mean_sums(same, "aligned")
+    narrow, wide = (stats.difference(stats.mean_sums(t, "aligned"), base, SETTINGS) for t in (same, apart))
+    assert (narrow.low, narrow.high) == pytest.approx((0, 0))
+    assert wide.high - wide.low > 5
+
+
+def test_a_rate_of_several_seeds_stays_between_0_and_1():
+    rows = table(*[(f"q{q}", 10 if q == 0 else 90, 90) for q in range(20)])
+    found = stats.rate(pd.concat([rows, rows.assign(seed=1)]), METRICS["em"], SETTINGS)
+    assert found.value == 1 / 20
+    assert found.low == 0
