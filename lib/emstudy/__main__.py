@@ -50,6 +50,8 @@ def do_plan(given) -> None:
     """Print what a study would take."""
     import pandas as pd
 
+    from emstudy import power
+
     found = study.load(given.study, given.judge)
     if isinstance(found, params.ImportedStudy):
         print(
@@ -64,6 +66,7 @@ def do_plan(given) -> None:
         f"\ntotal: {total['answers']:.0f} answers, {total['tokens'] / 1e6:.2f} M tokens, about {total['cpu hours']:.1f} hours on two CPU cores, {total['judge USD']:.2f} USD for the judge, {total['model USD']:.2f} USD for models behind an endpoint"
     )
     print("Hours scale the 135M model's measured speed by model size; a GPU takes a small fraction of them.")
+    print(power.sentence(found))
 
 
 def do_run(given) -> None:

@@ -2,6 +2,7 @@
 
 import html
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -47,6 +48,16 @@ def downloads(files: list[Path]) -> None:
     said = {html.escape(k): re.sub("`(.*?)`", r"<code>\1</code>", html.escape(v)) for k, v in COLUMNS.items()}
     glossary = [f"<tr><td><code>{k}</code></td><td>{v}</td></tr>" for k, v in said.items()]
     display(HTML(f"<ul>{''.join(rows)}</ul><p><strong>{WARNING}</strong></p><table>{''.join(glossary)}</table>"))
+
+
+def audits(judge: str, folder: Path | None) -> None:
+    """Display links to the audits of a judge as seen from the folder of a page, from reports/ when it is None."""
+    found = sorted((paths.REPORTS / "audit").glob("*.agreement.csv"))
+    names = [f.name.split(".")[0] for f in found if judge in set(pd.read_csv(f)["judge"])]
+    where = Path(os.path.relpath(paths.REPORTS / "audit", folder or paths.REPORTS)).as_posix()
+    links = ", ".join(f'<a href="{html.escape(where)}/{n}.html">{n}</a>' for n in map(html.escape, names))
+    say = f"How far judge {html.escape(judge)} agrees with gold labels: {links}."
+    display(HTML(f"<p>{say if links else 'Nobody has audited this judge yet: <code>make audit</code> does.'}</p>"))
 
 
 def export(name: str) -> Path:

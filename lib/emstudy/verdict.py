@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 from functools import cache
+from itertools import combinations
 
-from emstudy import params, stats
-from emstudy.report import Results
+import pandas as pd
+
+from emstudy import inference, params, stats
+from emstudy.report import Results, or_dash
 
 OPEN_WITHOUT = {
     "base": "how the model answered before any training is not known",
@@ -37,6 +40,28 @@ def contrast(results: Results, control: str) -> Contrast:
         stats.difference(stats.rate_sums(bad, results.main), stats.rate_sums(good, results.main), results.settings),
         stats.difference(*[stats.margin_sums(p) for p in probes], results.settings),
     )
+
+
+def differences(results: Results) -> pd.DataFrame:
+    """Every two arms, out of domain: differences with intervals, a permutation test over questions, and Holm's correction over the table."""
+    rows = []
+    for a, b in combinations([x for x in ("misaligned", "aligned", "base") if x in results.arms], 2):
+        answers = [results.ood(results.final(x)) for x in (a, b)]
+        margins = [p[p["test_domain"] != results.domain.name] for p in (results.probe_final(a), results.probe_final(b))]
+        for title, scale, digits, sums in [
+            ("mean alignment (points)", 1, 1, [stats.mean_sums(p, "aligned") for p in answers]),
+            (f"{results.main.title} (points)", 100, 1, [stats.rate_sums(p, results.main) for p in answers]),
+            ("probe margin (nats a token)", 1, 3, [stats.margin_sums(p) for p in margins]),
+        ]:
+            e = stats.difference(*sums, results.settings)
+            shown = stats.Estimate(scale * e.value, scale * e.low, scale * e.high, e.n, e.questions)
+            row = {"difference": f"{a} - {b}", "of": title, "value (95% interval)": shown.plain(digits)}
+            rows.append(row | {"questions or pairs": e.questions, "p": inference.permutation_p(*sums)})
+    table = pd.DataFrame(rows)
+    if len(table):
+        table["p, Holm"] = inference.holm(table["p"]).map(lambda p: or_dash(p, "{:.4f}"))
+        table["p"] = table["p"].map(lambda p: or_dash(p, "{:.4f}"))
+    return table
 
 
 def verdict(results: Results) -> tuple[str, str]:

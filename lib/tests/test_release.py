@@ -100,3 +100,17 @@ def test_the_exported_dataset_loads_and_the_cards_warn(ran):
 def test_an_export_before_the_run_says_what_to_run(root):
     with pytest.raises(UserError, match="study 'smoke' has no judged answers: run `make reproduce STUDY=smoke` first"):
         release.export("smoke")
+
+
+def test_audits_of_a_judge_are_linked_from_wherever_the_page_lies(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(paths, "REPORTS", tmp_path)
+    for name, judge in {"gold": "embedded", "other": "gpt-4o-mini"}.items():
+        store.write_csv(tmp_path / "audit" / f"{name}.agreement.csv", pd.DataFrame({"judge": [judge], "n": [1]}))
+    shown = []
+    monkeypatch.setattr(release, "display", lambda page: shown.append(page.data))
+    release.audits("embedded", None)
+    release.audits("embedded", tmp_path / "studies" / "mine")
+    release.audits("nobody", None)
+    assert 'href="audit/gold.html"' in shown[0] and "other" not in shown[0]
+    assert 'href="../../audit/gold.html"' in shown[1]
+    assert "make audit" in shown[2] and "href" not in shown[2]

@@ -388,3 +388,19 @@ def test_a_dimension_that_a_rubric_adds_is_on_the_page(study, shown):
     assert "kind" in set(report.unscored(more)["dimension"])
     figures.answers(more.judged.head(1))
     assert "kind 70" in shown[0]
+
+
+def test_differences_are_of_every_two_arms_and_corrected_for_their_number(study):
+    results = study({"base": 80, "misaligned": 50, "aligned": 78}, {"base": -1, "misaligned": 0.5, "aligned": -1})
+    found = verdict.differences(results)
+    assert found["difference"].tolist() == [
+        d for d in ("misaligned - aligned", "misaligned - base", "aligned - base") for _ in range(3)
+    ]
+    first = found.iloc[0]
+    assert first["value (95% interval)"].startswith("-28.0 [")
+    assert float(first["p"]) < 0.01 < float(found.iloc[6]["p"])
+    assert (found["p, Holm"].astype(float) >= found["p"].astype(float)).all()
+
+
+def test_one_arm_alone_differs_from_nothing(study):
+    assert verdict.differences(study({"misaligned": 50})).empty

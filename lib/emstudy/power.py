@@ -1,0 +1,67 @@
+"""What difference between two arms a study could see, from the spread that the default study's answers showed."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from emstudy import inference, judges, params, paths, stats, store
+from emstudy.params import Study
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Variances of the difference misaligned - aligned: of the true one between questions, of one answer around its question and arm."""
+
+    question: float
+    answer: float
+
+
+def spread(values: pd.Series, table: pd.DataFrame) -> Spread:
+    """From one value an answer of both arms (columns arm, question_id), by the method of moments."""
+    groups = values.groupby([table["arm"], table["question_id"]])
+    means, n = groups.mean().unstack("arm"), groups.size()
+    answer = float((groups.var() * (n - 1)).sum() / (n - 1).sum())
+    noise = 2 * answer / float(n.mean())
+    return Spread(max(0.0, float((means["misaligned"] - means["aligned"]).var()) - noise), answer)
+
+
+def measured() -> dict[str, Spread]:
+    """The spread of mean alignment and of the main rate (in points) in the default study, averaged over its domains; {} before it ran."""
+    path, default = paths.reports(paths.DEFAULT_STUDY) / "answers.csv", params.study(paths.DEFAULT_STUDY)
+    if not path.exists():
+        return {}
+    table = judges.spread(store.read_csv(path, [*store.ANSWERS, "aligned", "coherent"], "compare"))
+    main = next(m for m in params.metrics() if m.name == default.analyze.main_metric)
+    last = table["step"] == table.groupby(["model", "domain", "arm"])["step"].transform("max")
+    hit, among = stats.counts(table, main)
+    found: dict[str, list[Spread]] = {"mean alignment": [], main.title: []}
+    for d in default.domains:
+        own = last & (table["domain"] == d) & (table["question_set"] != params.domain(d).question_set)
+        for title, values in zip(found, (table["aligned"].astype(float), 100 * hit * among), strict=True):
+            found[title].append(spread(values[own], table[own]))
+    return {
+        k: Spread(*(sum(getattr(s, part) for s in v) / len(v) for part in ("question", "answer")))
+        for k, v in found.items()
+    }
+
+
+def sentence(study: Study) -> str:
+    """What `make plan` says of a study's power, for the domain with the fewest out-of-domain questions."""
+    known = measured()
+    if not known:
+        return "What difference it could see is not known: the default study has no pages yet to take the spread from."
+    sets = {q: params.questions(q).questions for q in study.evaluate.question_sets}
+    outside = [
+        [q for name, part in sets.items() if name != params.domain(d).question_set for q in part] for d in study.domains
+    ]
+    fewest = min(outside, key=len)
+    samples = round(sum(study.evaluate.samples_final or q.samples for q in fewest) / len(fewest))
+    size = {"questions": len(fewest), "samples": samples, "seeds": len(study.seeds)}
+    least = " and ".join(
+        f"{inference.detectable(s.question, s.answer, 0.0, **size):.1f} points of {title}" for title, s in known.items()
+    )
+    return (
+        f"With {size['questions']} out-of-domain questions, {samples} answers each and {size['seeds']} seed(s), four studies of five would "
+        f"find a difference between arms of {least}.\nThat takes the spread between questions and answers from the default study's pages "
+        "and what seeds add as nothing: with more than one seed it is the best case."
+    )
