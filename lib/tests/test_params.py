@@ -145,7 +145,7 @@ def test_a_study_names_only_what_is_there(laptop):
     file = paths.PARAMS / "studies/laptop.yaml"
     file.write_text(file.read_text().replace("judge: embedded", "judge: oracle"))
     assert refused(lambda: params.study("laptop")) == (
-        "params/judges/oracle.yaml is not there; judges at hand: betley, embedded, gpt-4o-mini"
+        "params/judges/oracle.yaml is not there; judges at hand: betley, embedded, embedded-exact, gpt-4o-mini"
     )
 
 
