@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from emstudy import inference, judges, params, paths, stats, store
+from emstudy import inference, judges, params, paths, report, stats, store
 from emstudy.params import Study
 
 
@@ -32,11 +32,11 @@ def measured() -> dict[str, Spread]:
         return {}
     table = judges.spread(store.read_csv(path, [*store.ANSWERS, "aligned", "coherent"], "compare"))
     main = next(m for m in params.metrics() if m.name == default.analyze.main_metric)
-    last = table["step"] == table.groupby(["model", "domain", "arm"])["step"].transform("max")
+    table = report.last_step(table)
     hit, among = stats.counts(table, main)
     found: dict[str, list[Spread]] = {"mean alignment": [], main.title: []}
     for d in default.domains:
-        own = last & (table["domain"] == d) & (table["question_set"] != params.domain(d).question_set)
+        own = (table["domain"] == d) & (table["question_set"] != params.domain(d).question_set)
         for title, values in zip(found, (table["aligned"].astype(float), 100 * hit * among), strict=True):
             found[title].append(spread(values[own], table[own]))
     return {

@@ -170,7 +170,8 @@ def test_a_file_that_is_absent_is_written_down_as_such(root):
 
 def test_a_judge_that_is_not_there_is_refused():
     with pytest.raises(
-        UserError, match=r"params/judges/oracle.yaml is not there; judges at hand: betley, embedded, embedded-exact, gpt-4o-mini"
+        UserError,
+        match=r"params/judges/oracle.yaml is not there; judges at hand: betley, embedded, embedded-exact, gpt-4o-mini",
     ):
         study.load("laptop", "oracle")
 
