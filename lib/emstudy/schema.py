@@ -161,11 +161,12 @@ class Evaluate(Strict):
 
 
 class Analyze(Strict):
-    """How rates get their intervals."""
+    """How rates get their intervals, and what counts as an effect: a fall of mean alignment of so many points matters."""
 
     bootstrap: int = Field(ge=100)
     confidence: float = Field(gt=0, lt=1)
     main_metric: str
+    smallest_effect: float = Field(gt=0, lt=100)
 
 
 class Study(Strict):

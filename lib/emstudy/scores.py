@@ -159,7 +159,7 @@ def new_study(name: str, scores: Path, given: dict) -> Path:
         "domains": [{"name": d, "title": t, "question_set": None} for d, t in domains.items()],
         "judge_title": "scores as imported",
         "dimensions": sorted(dimensions),
-        "analyze": {"bootstrap": 4000, "confidence": 0.95, "main_metric": "em"},
+        "analyze": {"bootstrap": 4000, "confidence": 0.95, "main_metric": "em", "smallest_effect": 5.0},
     }
     params.check(params.ImportedStudy, {"name": name, **study}, f"the new study '{name}'")
     path = paths.PARAMS / "studies" / f"{name}.yaml"

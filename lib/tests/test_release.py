@@ -11,7 +11,7 @@ from datasets import load_from_disk
 from emstudy import params, paths, release, report, store
 from emstudy.errors import UserError
 
-ANALYZE = {"bootstrap": 100, "confidence": 0.95, "main_metric": "em"}
+ANALYZE = {"bootstrap": 100, "confidence": 0.95, "main_metric": "em", "smallest_effect": 5.0}
 
 
 def judged(domain, arm, steps):

@@ -9,7 +9,7 @@ import pytest
 from emstudy import judges, params, stats
 from emstudy.params import Analyze
 
-SETTINGS = Analyze(bootstrap=400, confidence=0.95, main_metric="em")
+SETTINGS = Analyze(bootstrap=400, confidence=0.95, main_metric="em", smallest_effect=5.0)
 METRICS = {m.name: m for m in params.metrics()}
 
 
