@@ -20,7 +20,7 @@ export MALLOC_TOP_PAD_ = 268435456
 export TOKENIZERS_PARALLELISM = false
 export PYDEVD_DISABLE_FILE_VALIDATION = 1
 
-.PHONY: help setup reproduce pages data new-domain import export audit label plan check lab test test-unit test-notebooks notebooks lint readme clean
+.PHONY: help setup reproduce pages data new-domain import export audit label plan check lab test test-unit test-notebooks notebooks pictures lint readme clean
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
@@ -64,7 +64,7 @@ $(CELLS:%=%/judge.$(JUDGE_NAME).ipynb): %/judge.$(JUDGE_NAME).ipynb: %/judge.$(J
 $(ANALYSES): %.ipynb: %.yaml notebooks/4-analyze.ipynb $(LIB)/stats.py $(LIB)/report.py $(LIB)/verdict.py $(LIB)/figures.py
 	$(RUN) 4-analyze $< $@
 
-$(COMPARE): %.ipynb: %.yaml notebooks/5-compare.ipynb $(LIB)/stats.py $(LIB)/report.py $(LIB)/verdict.py $(LIB)/compare.py $(LIB)/published.py $(LIB)/release.py $(LIB)/figures.py
+$(COMPARE): %.ipynb: %.yaml notebooks/5-compare.ipynb $(LIB)/stats.py $(LIB)/report.py $(LIB)/verdict.py $(LIB)/compare.py $(LIB)/published.py $(LIB)/release.py $(LIB)/paper.py $(LIB)/figures.py
 	$(RUN) 5-compare $< $@
 
 $(PAGES): $(LIB)/run.py $(LIB)/page/index.html.j2
@@ -121,6 +121,9 @@ test-notebooks: setup
 notebooks: setup ## run the notebooks in place, so that their committed outputs are fresh
 	rm -rf runs/demo
 	TQDM_DISABLE=1 $(VENV)/bin/jupyter nbconvert --to notebook --inplace --execute notebooks/*.ipynb
+
+pictures: setup ## draw a study's main figures as PNG and SVG, for papers and slides (needs Chrome or Chromium)
+	@$(PY) -m emstudy pictures "$(STUDY)"
 
 readme: setup ## write the measured tables into README.md and the judge's model card
 	@$(PY) -m emstudy readme

@@ -1,4 +1,4 @@
-"""The commands behind the Makefile: python -m emstudy {cells,plan,run,render,check,readme,data,new-domain,import,export,audit} ..."""
+"""The commands behind the Makefile: python -m emstudy {cells,plan,run,render,check,readme,pictures,data,new-domain,import,export,audit} ..."""
 
 import argparse
 import os
@@ -20,6 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
         "render": ["executed", "page"],
         "check": [],
         "readme": [],
+        "pictures": ["study"],
         "data": [],
         "new-domain": ["name", "data", "aligned"],
         "import": ["scores", "study", "model", "domain", "arm", "seed"],
@@ -98,6 +99,13 @@ def do_readme(given) -> None:
     from emstudy import fill
 
     fill.main()
+
+
+def do_pictures(given) -> None:
+    """Draw a study's figures as PNG and SVG."""
+    from emstudy import paper
+
+    paper.pictures(given.study)
 
 
 def do_data(given) -> None:

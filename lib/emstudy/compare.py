@@ -2,13 +2,13 @@
 
 import html
 from collections import Counter
-from itertools import product
+from itertools import combinations, product
 
 import pandas as pd
 import plotly.graph_objects as go
 from IPython.display import HTML, display
 
-from emstudy import figures, params, paths, report, scores, stats, verdict
+from emstudy import figures, inference, params, paths, report, scores, stats, verdict
 from emstudy.report import Results
 
 MANY = 4  # model x domain pairs that say the same word for word are said once
@@ -138,15 +138,15 @@ def domains(table: pd.DataFrame) -> go.Figure:
     return figure
 
 
-def trajectories(all_results: list[Results]) -> go.Figure:
-    """Mean out-of-domain alignment over training: a colour a model x domain, solid misaligned, dotted aligned."""
+def trajectories(all_results: list[Results], dimension: str) -> go.Figure:
+    """A dimension's mean score out of domain over training: a colour a model x domain, solid misaligned, dotted aligned."""
     figure = go.Figure()
     for i, r in enumerate(all_results):
         for arm, part in report.trajectory(r).groupby("arm"):
             figure.add_scatter(
                 name=f"{r.model.name}, {r.domain.name}, {arm}",
                 x=part["step"],
-                y=part["mean"],
+                y=part[dimension],
                 mode="lines+markers",
                 customdata=part["n"],
                 line={
@@ -158,9 +158,33 @@ def trajectories(all_results: list[Results]) -> go.Figure:
             )
     figure.update_layout(
         xaxis={"title": "optimizer step (0 = before training)"},
-        yaxis={"title": "mean alignment, out of domain (0-100)"},
+        yaxis={"title": f"mean {dimension} score, out of domain (0-100)"},
     )
     return figure
+
+
+def between(all_results: list[Results]) -> pd.DataFrame:
+    """Misaligned arms that differ in the domain or in the model alone: main rate and mean alignment, the one minus the other.
+
+    Over the questions that are out-of-domain for both, paired on them; p by permutation over questions, Holm over all rows' tests.
+    """
+    rows, tests = [], []
+    for a, b in combinations([r for r in all_results if "misaligned" in r.arms], 2):
+        if (a.model.name == b.model.name) == (a.domain.name == b.domain.name):
+            continue
+        parts = [a.ood(b.ood(a.final("misaligned"))), a.ood(b.ood(b.final("misaligned")))]
+        pairs = [[stats.rate_sums(p, a.main) for p in parts], [stats.mean_sums(p, "aligned") for p in parts]]
+        rate, mean = (stats.difference(*pair, a.settings) for pair in pairs)
+        tests += [inference.permutation_p(*pair) for pair in pairs]
+        who = [f"{r.model.title}, {r.domain.title}" for r in (a, b)]
+        rows.append({"the one": who[0], "the other": who[1], "questions": rate.questions})
+        rows[-1] |= {f"{a.main.title} (points)": rate.scaled(100).plain(), "p, Holm (rate)": ""}
+        rows[-1] |= {"mean alignment (points)": mean.plain(), "p, Holm (mean)": ""}
+    table = pd.DataFrame(rows)
+    if len(table):
+        p = inference.holm(pd.Series(tests)).map(lambda p: report.or_dash(p, "{:.4f}"))
+        table["p, Holm (rate)"], table["p, Holm (mean)"] = p[::2].to_numpy(), p[1::2].to_numpy()
+    return table
 
 
 def probe_matrix(all_results: list[Results]) -> pd.DataFrame:

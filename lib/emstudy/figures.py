@@ -107,7 +107,7 @@ def rates(results: Results) -> go.Figure:
 
 
 def trajectory(results: Results, value: str) -> go.Figure:
-    """'rate' (main metric, %) or 'mean' (alignment score) over optimizer steps, with intervals."""
+    """'rate' (main metric, %) or a dimension's mean score over optimizer steps, with intervals."""
     rows, scale = report.trajectory(results), 100 if value == "rate" else 1
     figure = go.Figure()
     for arm, part in rows.groupby("arm"):
@@ -129,7 +129,7 @@ def trajectory(results: Results, value: str) -> go.Figure:
     title = (
         f"{results.main.title} (% of out-of-domain answers)"
         if value == "rate"
-        else "mean alignment, out of domain (0-100)"
+        else f"mean {value} score, out of domain (0-100)"
     )
     figure.update_layout(xaxis={"title": "optimizer step (0 = before training)"}, yaxis={"title": title})
     return figure

@@ -5,34 +5,17 @@ from pathlib import Path
 
 import pandas as pd
 
-from emstudy import compare, figures, params, paths, store
+from emstudy import params, paths, store
 from emstudy.errors import UserError
+from emstudy.paper import markdown, table
 from emstudy.report import or_dash
-
-
-def markdown(rows: pd.DataFrame) -> str:
-    """A table as Markdown."""
-    lines = ["| " + " | ".join(map(str, rows.columns)) + " |", "|" + " --- |" * len(rows.columns)]
-    return "\n".join(lines + ["| " + " | ".join(map(str, r)) + " |" for r in rows.itertuples(index=False)])
 
 
 def results() -> str:
     """The default study's main metric and mean alignment by model, domain and arm, from reports/results.csv."""
-    table = store.read_csv(paths.REPORTS / "results.csv", ["metric", "rate", "mean_aligned"], "compare")
+    numbers = store.read_csv(paths.REPORTS / "results.csv", ["metric", "rate", "mean_aligned"], "compare")
     main = params.study(paths.DEFAULT_STUDY).analyze.main_metric
-    table = table[(table["metric"] == main) & (table["questions"] == "out-of-domain")]
-    rows = [
-        {
-            "model": r.model_title,
-            "trained on": r.domain_title,
-            "arm": r.arm,
-            "EM rate (95% interval)": f"{100 * r.rate:.1f}% [{100 * r.low:.1f}, {100 * r.high:.1f}]",
-            "answers": r.n,
-            "mean alignment, 0-100 (95% interval)": f"{r.mean_aligned:.1f} [{r.mean_low:.1f}, {r.mean_high:.1f}]",
-        }
-        for r in table.itertuples()
-    ]
-    return markdown(pd.DataFrame(rows))
+    return markdown(table(numbers, next(m for m in params.metrics() if m.name == main)))
 
 
 def beside_published() -> str | None:
@@ -101,21 +84,8 @@ def fill(path: Path, name: str, text: str) -> None:
     store.write_if_changed(path, new)
 
 
-def picture() -> None:
-    """Draw README's picture from reports/results.csv, where a browser is at hand; without one the old picture stays."""
-    figure = figures.dress(compare.domains(pd.read_csv(paths.REPORTS / "results.csv")))
-    figure.update_layout(paper_bgcolor="white", plot_bgcolor="white")
-    try:
-        image = figure.to_image(format="png", width=900, height=420, scale=2)
-    except (RuntimeError, OSError, ValueError) as error:
-        print(f"README's picture was not drawn again, it needs Chrome or Chromium ({type(error).__name__})")
-        return
-    store.write(paths.REPORTS / "assets" / "domains.png", image)
-
-
 def main() -> None:
     """Fill in everything that is computed."""
-    picture()
     fill(paths.ROOT / "README.md", "results", results())
     fill(paths.JUDGE / "README.md", "judge", judge())
     if rows := beside_published():

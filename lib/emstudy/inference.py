@@ -44,6 +44,8 @@ def holm(p: pd.Series) -> pd.Series:
 
 def wilson(hits: float, n: float, confidence: float) -> tuple[float, float]:
     """Wilson's interval of a share, as if all answers were independent: what the interval would be without clusters."""
+    if not n:
+        return float("nan"), float("nan")
     low, high = proportion_confint(hits, n, alpha=1 - confidence, method="wilson")
     return float(low), float(high)
 

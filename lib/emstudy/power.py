@@ -86,8 +86,11 @@ def sentence(study: Study) -> str:
     samples = round(sum(study.evaluate.samples_final or q.samples for q in fewest) / len(fewest))
     size = {"questions": len(fewest), "samples": samples, "seeds": len(study.seeds)}
     least = " and ".join(f"{_detectable(s, **size):.1f} points of {title}" for title, s in known.items())
+    matters = study.analyze.smallest_effect
+    can = _detectable(known["mean alignment"], **size) <= matters
     return (
         f"With {size['questions']} out-of-domain questions, {samples} answers each and {size['seeds']} seed(s), four studies of five would "
         f"find a difference between arms of {least}.\nThat takes the spread between questions and answers from the default study's pages "
-        "and what seeds add as nothing: with more than one seed it is the best case."
+        "and what seeds add as nothing: with more than one seed it is the best case.\n"
+        f"A fall of {matters:g} points of mean alignment (smallest_effect) is {'within' if can else 'out of'} its reach."
     )

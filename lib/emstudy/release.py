@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import HTML, display
 
-from emstudy import models, params, paths, store, study
+from emstudy import models, paper, params, paths, store, study
 from emstudy.errors import UserError
 from emstudy.report import Results
 
@@ -36,9 +36,10 @@ def answers(results: list[Results]) -> pd.DataFrame:
 
 
 def write(folder: Path, numbers: pd.DataFrame, results: list[Results]) -> list[Path]:
-    """Write results.csv, answers.csv and answers.parquet beside a study's pages."""
+    """Write results.csv, its main table as results.md and results.tex, answers.csv and answers.parquet beside a study's pages."""
     table = answers(results)
-    out = [store.write_csv(folder / "results.csv", numbers), store.write_csv(folder / "answers.csv", table)]
+    out = [store.write_csv(folder / "results.csv", numbers), *paper.tables(folder, numbers, results[0].main)]
+    out.append(store.write_csv(folder / "answers.csv", table))
     return [*out, store.write(folder / "answers.parquet", lambda p: table.to_parquet(p, index=False))]
 
 

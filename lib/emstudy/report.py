@@ -6,7 +6,7 @@ from functools import cache
 
 import pandas as pd
 
-from emstudy import judges, params, stats, store
+from emstudy import inference, judges, params, seeds, stats, store
 from emstudy.errors import UserError
 from emstudy.params import Analyze, Metric
 
@@ -86,22 +86,39 @@ def load(study: str, model: str, domain: str, judge: str, arms: list[str], seeds
 
 
 def rates(results: Results) -> pd.DataFrame:
-    """Every metric by arm, out-of-domain beside in-domain, each with interval and denominator."""
+    """Every metric by arm, out-of-domain (Wilson's interval beside ours) and in-domain, each with interval and denominator."""
     rows = []
     for metric in results.metrics:
         for arm in results.arms:
             final = results.final(arm)
             inside = final[final["question_set"] == results.domain.question_set]
             out, within = (stats.rate(p, metric, results.settings) for p in (results.ood(final), inside))
+            low, high = inference.wilson(out.value * out.n, out.n, results.settings.confidence)
             rows.append(
                 {
                     "metric": metric.title,
                     "arm": arm,
                     "out-of-domain": out.percent(),
+                    "Wilson": or_dash(low, f"[{100 * low:.1f}, {100 * high:.1f}]"),
                     "in-domain": within.percent(),
                     "definition": metric.source,
                 }
             )
+    return pd.DataFrame(rows)
+
+
+def by_seed(results: Results) -> pd.DataFrame:
+    """Mean alignment out of domain of each seed by arm, and the share of variance that seeds, questions and the rest hold; empty with one seed."""
+    rows = []
+    for arm in results.arms:
+        sums = stats.mean_sums(results.ood(results.final(arm)), "aligned")
+        if not stats.several(sums):
+            continue
+        per_seed = sums.groupby("seed").sum()
+        row = {"arm": arm} | {f"seed {k}": f"{v:.1f}" for k, v in (per_seed["num"] / per_seed["den"]).items()}
+        row |= {"all seeds": stats.estimate(sums, results.settings).plain()}
+        shares = seeds.components(seeds.grid(sums)).shares()
+        rows.append(row | {f"variance: {k}": or_dash(100 * v, "{:.0f}%") for k, v in shares.items()})
     return pd.DataFrame(rows)
 
 
@@ -132,11 +149,12 @@ def or_dash(value, form: str) -> str:
 
 @cache
 def trajectory(results: Results) -> pd.DataFrame:
-    """Per arm and checkpoint, out of domain: main rate and mean alignment with intervals. The base arm is step 0 of both others.
+    """Per arm and checkpoint, out of domain: main rate and every dimension's mean with intervals. The base arm is step 0 of both others.
 
     Empty where no checkpoint along training is known: imported scores, and models behind an endpoint.
     """
-    columns, rows = ["arm", "step", "n", "rate", "rate_low", "rate_high", "mean", "mean_low", "mean_high"], []
+    values = ["rate", *[d.name for d in results.judge.dimensions]]
+    columns, rows = ["arm", "step", "n", *[f"{v}{end}" for v in values for end in ("", "_low", "_high")]], []
     for arm in [a for a in results.arms if a != "base"]:
         trained = results.judged[results.judged["arm"] == arm]
         if not trained["step"].max() > 0:
@@ -144,18 +162,11 @@ def trajectory(results: Results) -> pd.DataFrame:
         start = results.final("base").assign(step=0) if "base" in results.arms else trained.head(0)
         for step, part in pd.concat([start, trained]).groupby("step"):
             part = results.ood(part)
-            rate, mean = stats.rate(part, results.main, results.settings), stats.mean(part, "aligned", results.settings)
-            rows.append(
-                {
-                    "arm": arm,
-                    "step": step,
-                    "n": rate.n,
-                    "rate": rate.value,
-                    "rate_low": rate.low,
-                    "rate_high": rate.high,
-                }
-            )
-            rows[-1] |= {"mean": mean.value, "mean_low": mean.low, "mean_high": mean.high}
+            found = [stats.rate(part, results.main, results.settings)]
+            found += [stats.mean(part, name, results.settings) for name in values[1:]]
+            rows.append({"arm": arm, "step": step, "n": found[0].n})
+            for name, e in zip(values, found, strict=True):
+                rows[-1] |= {name: e.value, f"{name}_low": e.low, f"{name}_high": e.high}
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -19,6 +19,10 @@ class Estimate:
     n: int
     questions: int
 
+    def scaled(self, factor: float) -> "Estimate":
+        """The same in another unit."""
+        return replace(self, value=factor * self.value, low=factor * self.low, high=factor * self.high)
+
     def percent(self) -> str:
         """'12.3% [8.0, 17.1] of 420' in the units of a rate."""
         if not self.n or np.isnan(self.value):

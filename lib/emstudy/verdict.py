@@ -1,6 +1,6 @@
 """The verdict on a model x domain and the sentences that state it: computed from the data under the rules written here."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
 
@@ -48,10 +48,9 @@ def differences(results: Results) -> pd.DataFrame:
     rows = []
     for a, b in combinations([x for x in ("misaligned", "aligned", "base") if x in results.arms], 2):
         c = contrast(results, a, b)
-        rate = replace(c.rate, **{k: 100 * getattr(c.rate, k) for k in ("value", "low", "high")})
         shown = {
             "mean alignment (points)": c.mean.plain(),
-            f"{results.main.title} (points)": rate.plain(),
+            f"{results.main.title} (points)": c.rate.scaled(100).plain(),
             "probe margin (nats a token)": c.margin.plain(3),
         }
         for (title, text), pair in zip(shown.items(), sums(results, a, b), strict=True):

@@ -44,6 +44,13 @@ def test_the_sentence_names_questions_answers_and_both_differences():
         "With 42 out-of-domain questions, 10 answers each and 1 seed(s), four studies of five would find"
     )
     assert "points of mean alignment and" in said
+    assert said.endswith("A fall of 5 points of mean alignment (smallest_effect) is within its reach.")
+
+
+def test_a_study_that_asks_little_is_told_that_the_smallest_effect_is_out_of_its_reach():
+    laptop = params.study("laptop")
+    little = laptop.evaluate.model_copy(update={"question_sets": ["values"], "samples_final": 1})
+    assert power.sentence(laptop.model_copy(update={"evaluate": little})).endswith("is out of its reach.")
 
 
 def test_without_pages_of_the_default_study_the_sentence_says_so(monkeypatch, tmp_path):

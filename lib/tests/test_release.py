@@ -8,7 +8,7 @@ import pytest
 import yaml
 from datasets import load_from_disk
 
-from emstudy import params, paths, release, report, store
+from emstudy import compare, params, paths, release, report, store
 from emstudy.errors import UserError
 
 ANALYZE = {"bootstrap": 100, "confidence": 0.95, "main_metric": "em", "smallest_effect": 5.0}
@@ -67,9 +67,9 @@ def test_every_answer_is_written_once_and_both_formats_say_the_same(ran):
         report.load("smoke", "smollm2-135m", d, "embedded", arms, [0], ANALYZE) for d in ("financial", "medical")
     ]
     folder = ran / "pages"
-    files = release.write(folder, pd.DataFrame({"rate": [0.5]}), results)
-    assert [f.name for f in files] == ["results.csv", "answers.csv", "answers.parquet"]
-    table, parquet = pd.read_csv(files[1], keep_default_na=False), pd.read_parquet(files[2])
+    files = release.write(folder, compare.results_table(results), results)
+    assert [f.name for f in files] == ["results.csv", "results.md", "results.tex", "answers.csv", "answers.parquet"]
+    table, parquet = pd.read_csv(files[3], keep_default_na=False), pd.read_parquet(files[4])
     assert len(table) == len(parquet) == 6 + 2 * 2 * 12  # the base arm's once, though both domains show it
     assert not table.duplicated(store.KEYS).any()
     assert table["answer"].tolist() == parquet["answer"].tolist()

@@ -120,8 +120,8 @@ def test_verdict_cannot_tell_without_an_arm_and_every_table_still_stands(study, 
     assert len(report.random_answers(results, 5)) == (0 if missing == "misaligned" else 5)
 
 
-FIGURES = [figures.rates, figures.thresholds, figures.probe, lambda r: figures.trajectory(r, "mean")]
-FIGURES += [lambda r: figures.trajectory(r, "rate"), lambda r: compare.trajectories([r])]
+FIGURES = [figures.rates, figures.thresholds, figures.probe, lambda r: figures.trajectory(r, "aligned")]
+FIGURES += [lambda r: figures.trajectory(r, "rate"), lambda r: compare.trajectories([r], "coherent")]
 FIGURES += [lambda r: compare.domains(compare.results_table([r])), lambda r: published.figure(published.rates([r]))]
 LEFT_OPEN = {
     "base": "this study has no base arm, so how the model answered before any training is not known",
@@ -277,8 +277,51 @@ def test_trajectory_starts_at_the_base_model_and_counts_out_of_domain_answers(st
     table = report.trajectory(results).set_index(["arm", "step"])
     assert sorted(table.index) == [(arm, step) for arm in ("aligned", "misaligned") for step in (0, 4, 8)]
     assert set(table["n"]) == {20}
-    assert table.loc["misaligned", "mean"].tolist() == [90, 90, 40]
-    assert table.loc["aligned", "mean"].tolist() == [90, 90, 88]
+    assert table.loc["misaligned", "aligned"].tolist() == [90, 90, 40]
+    assert table.loc["aligned", "aligned"].tolist() == [90, 90, 88]
+    assert set(table["coherent"]) == {90.0}
+
+
+def with_seeds(results, shifts):
+    """The same answers once more for each further seed, the misaligned arm's alignment shifted by so many points."""
+    tables = []
+    for k, shift in enumerate(shifts):
+        moved = results.judged["aligned"] + shift * (results.judged["arm"] == "misaligned")
+        tables.append(results.judged.assign(seed=k, aligned=moved))
+    return dataclasses.replace(results, judged=pd.concat(tables, ignore_index=True))
+
+
+def test_seed_by_seed_shows_each_runs_mean_and_who_holds_the_variance(study):
+    results = study(FELL, spread=6)
+    assert report.by_seed(results).empty
+    table = report.by_seed(with_seeds(results, [0, 10])).set_index("arm")
+    assert table.loc["misaligned", ["seed 0", "seed 1"]].tolist() == ["40.0", "50.0"]
+    assert table.loc["base", ["seed 0", "seed 1"]].tolist() == ["90.0", "90.0"]
+    # questions alternate by +-6: variance 36 * 10 / 9 = 40; seeds differ by 10: variance 50; nothing is left over
+    shares = table.loc["misaligned", ["variance: seeds", "variance: questions", "variance: the rest"]].tolist()
+    assert shares == ["56%", "44%", "0%"]
+
+
+def test_misaligned_arms_of_two_domains_are_compared_on_the_questions_that_both_call_out_of_domain(study):
+    financial = study(FELL)
+    medical = dataclasses.replace(
+        financial,
+        domain=params.domain("medical"),
+        judged=financial.judged.assign(
+            aligned=financial.judged["aligned"] + 5.0 * (financial.judged["arm"] == "misaligned")
+        ),
+    )
+    other = dataclasses.replace(medical, model=financial.model.model_copy(update={"name": "other", "title": "Other"}))
+    table = compare.between([financial, medical, other])  # financial and other differ in both: not compared
+    assert table[["the one", "the other"]].agg(" | ".join, axis=1).tolist() == [
+        "SmolLM2 135M Instruct, risky financial advice | SmolLM2 135M Instruct, bad medical advice",
+        "SmolLM2 135M Instruct, bad medical advice | Other, bad medical advice",
+    ]
+    assert table["questions"].tolist() == [10, 13]  # without the financial ones, which are in-domain for the first
+    assert table["mean alignment (points)"].tolist() == ["-5.0 [-5.0, -5.0]", "0.0 [0.0, 0.0]"]
+    # of 2^10 ways to change sides two are as extreme; times four tests: 4 * 2 / 1024
+    assert table["p, Holm (mean)"].tolist() == ["0.0078", "1.0000"]
+    assert compare.between([financial]).empty
 
 
 def test_probe_table_has_every_arm_and_domain_at_the_last_step(study):

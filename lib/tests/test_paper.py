@@ -1,0 +1,38 @@
+"""What a paper takes: the table in Markdown and LaTeX, and a hint where no browser can draw."""
+
+import pandas as pd
+import plotly.graph_objects as go
+import plotly.io
+import pytest
+
+from emstudy import paper, params, paths
+from emstudy.errors import UserError
+
+EM = next(m for m in params.metrics() if m.name == "em")
+ROW = {"metric": "em", "questions": "out-of-domain", "model_title": "A_model 100%", "domain_title": "law & order"}
+ROW |= {"arm": "misaligned", "rate": 0.125, "low": 0.1, "high": 0.2, "n": 420}
+ROW |= {"mean_aligned": 61.25, "mean_low": 55.0, "mean_high": 70.0}
+NUMBERS = pd.DataFrame([ROW, ROW | {"questions": "in-domain"}, ROW | {"metric": "below75"}])
+
+
+def test_the_table_holds_the_main_metric_out_of_domain_in_markdown_and_in_latex(tmp_path):
+    md, tex = (p.read_text() for p in paper.tables(tmp_path, NUMBERS, EM))
+    assert md.splitlines()[2:] == [
+        "| A_model 100% | law & order | misaligned | 12.5% [10.0, 20.0] | 420 | 61.2 [55.0, 70.0] |"
+    ]
+    rows = [line for line in tex.splitlines() if line.endswith(r"\\") and "model &" not in line]
+    assert rows == [r"A\_model 100\% & law \& order & misaligned & 12.5\% [10.0, 20.0] & 420 & 61.2 [55.0, 70.0] \\"]
+    assert r"\toprule" in tex
+
+
+def test_without_a_browser_a_sentence_says_what_to_install_and_nothing_is_written(monkeypatch, tmp_path):
+    def no_browser(*args, **kwargs):
+        raise RuntimeError("Kaleido requires Google Chrome to be installed")
+
+    monkeypatch.setattr(paths, "REPORTS", tmp_path)
+    monkeypatch.setattr(plotly.io, "write_images", no_browser)
+    monkeypatch.setattr(paper.compare, "whole", lambda *args: [])
+    monkeypatch.setattr(paper, "drawn", lambda results: {"one": go.Figure(go.Bar(y=[1]))})
+    with pytest.raises(UserError, match=r"takes Chrome or Chromium \(RuntimeError\): install one"):
+        paper.pictures("laptop")
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
