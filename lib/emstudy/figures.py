@@ -58,10 +58,11 @@ def table(rows: pd.DataFrame) -> None:
     if not len(rows):
         display(Markdown("*Nothing to list: this study has no such data.*"))
         return
-    clean = rows.map(lambda v: report.visible(v) if isinstance(v, str) else v)
+    clean = rows.astype(object).where(rows.notna(), "–")  # pandas writes a missing integer as <NA>
+    clean = clean.map(lambda v: report.visible(v) if isinstance(v, str) else v)
     display(
         HTML(
-            f'<div class="scroll">{clean.to_html(index=False, escape=True, border=0, na_rep="–", float_format="{:.6g}".format)}</div>'
+            f'<div class="scroll">{clean.to_html(index=False, escape=True, border=0, float_format="{:.6g}".format)}</div>'
         )
     )
 
