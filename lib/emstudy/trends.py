@@ -1,0 +1,108 @@
+"""Along training, out of domain: does alignment fall steadily, when does it set in, and are its ups and downs more than noise?"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import isotonic_regression
+from scipy.stats import page_trend_test
+
+from emstudy import report
+from emstudy.report import Results
+
+REPLICATES = 2000
+STEPS = 3  # checkpoints, the start included, below which there is no trajectory to speak of
+CHANCE = 0.05  # a p below it is called more than chance
+
+
+@dataclass(frozen=True)
+class Trend:
+    """Of one arm: direction with Page's p, the step of the largest change with its interval, the largest departure from a steady course with its p."""
+
+    arm: str
+    questions: int
+    direction: str
+    p: float
+    onset: float
+    onset_low: float
+    onset_high: float
+    wiggle: float
+    wiggle_p: float
+
+    @property
+    def clear(self) -> bool:
+        """Is the trend more than chance?"""
+        return self.p < CHANCE
+
+
+def grid(results: Results, arm: str) -> pd.DataFrame:
+    """Mean alignment of each out-of-domain question (rows) at each step (columns), over samples and seeds; complete rows alone."""
+    start = results.final("base").assign(step=0) if "base" in results.arms else results.judged.head(0)
+    rows = results.ood(pd.concat([start, results.judged[results.judged["arm"] == arm]]))
+    rows = rows[rows["aligned_status"] == "scored"]
+    return rows.astype({"aligned": float}).pivot_table(index="question_id", columns="step", values="aligned").dropna()
+
+
+def page(values: np.ndarray) -> tuple[str, float]:
+    """('falls' | 'rises', two-sided p) of (questions, steps): Page's test in both directions, the smaller p doubled. Source: Page (1963)."""
+    rise, fall = (page_trend_test(v).pvalue for v in (values, values[:, ::-1]))
+    return ("rises", min(1.0, 2 * rise)) if rise < fall else ("falls", min(1.0, 2 * fall))
+
+
+def change_point(means: np.ndarray) -> np.ndarray:
+    """The column from which a level holds that differs from the one before, by least squares: (..., steps) -> (...)."""
+    steps = means.shape[-1]
+    splits = [means[..., :k].var(-1) * k + means[..., k:].var(-1) * (steps - k) for k in range(1, steps)]
+    return np.argmin(splits, axis=0) + 1
+
+
+def resampled(values: np.ndarray) -> np.ndarray:
+    """Means a step in each bootstrap replicate of the questions, (replicates, steps)."""
+    draws = np.random.default_rng(0).integers(0, len(values), (REPLICATES, len(values)))
+    return values[draws].mean(1)
+
+
+def departure(means: np.ndarray, rising: bool) -> np.ndarray:
+    """How far means lie from the steady course nearest to them, which never turns back (isotonic regression)."""
+    return means - isotonic_regression(means, increasing=rising).x
+
+
+def wiggle(values: np.ndarray, rising: bool) -> tuple[float, float]:
+    """(largest departure from a steady course in points, p): p from resampled questions whose step means were all made equal.
+
+    A course that stays level turns back by chance more often than any that falls or rises, so p is at most too large.
+    """
+    means = values.mean(0)
+    found, null = departure(means, rising), resampled(values - means)
+    as_large = [(departure(m, rising) ** 2).sum() >= (found**2).sum() for m in null]
+    return float(np.abs(found).max()), (1 + sum(as_large)) / (1 + REPLICATES)
+
+
+def trend(results: Results, arm: str) -> Trend | None:
+    """One arm's trend; None where fewer than STEPS checkpoints, or fewer than three questions, are known."""
+    table = grid(results, arm)
+    if table.shape[1] < STEPS or len(table) < 3:
+        return None
+    values, steps = table.to_numpy(), table.columns.to_numpy()
+    direction, p = page(values)
+    at = steps[change_point(resampled(values))]
+    onset = [steps[change_point(values.mean(0))], *np.quantile(at, [0.025, 0.975])]
+    return Trend(arm, len(table), direction, p, *map(float, onset), *wiggle(values, direction == "rises"))
+
+
+def sentences(results: Results) -> list[str]:
+    """What can be said of every trained arm's course, first of all that it can't where checkpoints are missing."""
+    found = [t for a in report.ARMS[1:] if a in results.arms and (t := trend(results, a))]
+    if not found:
+        return [f"No course to speak of: it takes answers at {STEPS} steps or more, the start included."]
+    many = results.judged["seed"].nunique() > 1
+    lines = [f"Is the course steady, and when does it set in?{' Means over all seeds.' if many else ''}"]
+    for t in found:
+        parts = [f"{t.arm}: mean alignment {t.direction if t.clear else 'shows no trend'} along training"]
+        parts[0] += f" (Page's test over {t.questions} questions, p = {t.p:.2g})"
+        if t.clear:
+            parts.append(f"the largest change lies before step {t.onset:g} [{t.onset_low:g}, {t.onset_high:g}]")
+        said = "more than chance" if t.wiggle_p < CHANCE else "no more than chance"
+        parts.append(f"departures from a steady course reach {t.wiggle:.1f} points, {said} (p = {t.wiggle_p:.2g})")
+        lines.append("; ".join(parts) + ".")
+    return lines

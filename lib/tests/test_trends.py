@@ -1,0 +1,67 @@
+"""Along training: Page's published example, simulated courses whose change is known, and false alarms counted."""
+
+import numpy as np
+import pytest
+from test_report import FELL, study  # noqa: F401
+
+from emstudy import trends
+
+# Ratings of three settings by ten raters, with the textbook's L = 133.5 (scipy's documentation of page_trend_test)
+RATINGS = np.array(
+    [[3, 4, 3], [2, 2, 4], [3, 3, 5], [1, 3, 2], [2, 3, 2], [2, 4, 5], [1, 2, 4], [3, 4, 4], [2, 4, 5], [1, 3, 4]]
+)
+
+
+def test_pages_test_finds_the_textbooks_rise_and_the_same_fall_in_the_mirror():
+    direction, p = trends.page(RATINGS)
+    assert direction == "rises" and p < 0.01
+    assert trends.page(RATINGS[:, ::-1]) == ("falls", p)
+
+
+def test_the_change_point_is_where_a_step_is():
+    assert trends.change_point(np.array([70.0, 70, 50, 50, 50])) == 2
+    assert trends.change_point(np.array([[70.0, 50, 50, 50], [70, 70, 70, 50]])).tolist() == [1, 3]
+
+
+def test_departure_from_a_steady_course_by_hand():
+    # falling: 60, 40, 50 pools the last two to 45
+    assert trends.departure(np.array([60.0, 40, 50]), rising=False).tolist() == [0, -5, 5]
+    assert trends.departure(np.array([60.0, 50, 40]), rising=False).tolist() == [0, 0, 0]
+
+
+def simulated(rng, course):
+    """(30 questions, steps): levels of their own, and noise of 12 points around the course."""
+    return np.asarray(course) + rng.normal(0, 10, (30, 1)) + rng.normal(0, 12, (30, len(course)))
+
+
+@pytest.mark.parametrize("course", [[60.0] * 5, [70.0, 65, 60, 55, 50]])
+def test_ups_and_downs_of_noise_alone_raise_few_alarms(course, monkeypatch):
+    monkeypatch.setattr(trends, "REPLICATES", 200)
+    rng = np.random.default_rng(0)
+    alarms = [trends.wiggle(simulated(rng, course), rising=False)[1] < 0.05 for _ in range(150)]
+    assert np.mean(alarms) <= 0.08
+
+
+def test_a_course_that_turns_back_by_15_points_is_found(monkeypatch):
+    monkeypatch.setattr(trends, "REPLICATES", 200)
+    rng = np.random.default_rng(1)
+    found = [trends.wiggle(simulated(rng, [70.0, 50, 65, 50, 50]), rising=False)[1] < 0.05 for _ in range(60)]
+    assert np.mean(found) >= 0.9
+
+
+def test_no_trend_raises_few_alarms():
+    rng = np.random.default_rng(2)
+    assert np.mean([trends.page(simulated(rng, [60.0] * 5))[1] < 0.05 for _ in range(300)]) <= 0.08
+
+
+def test_the_sentences_say_fall_onset_and_wiggle(study):  # noqa: F811
+    head, bad, good = trends.sentences(study(FELL, spread=1))
+    assert head == "Is the course steady, and when does it set in?"
+    assert bad.startswith("misaligned: mean alignment falls along training (Page's test over 10 questions, p = ")
+    assert "the largest change lies before step 8 [8, 8]" in bad  # 90, 90, 40
+    assert "departures from a steady course reach" in bad and "no more than chance" in bad
+    assert good.startswith("aligned: ")
+
+
+def test_without_checkpoints_the_sentence_says_so(study):  # noqa: F811
+    assert trends.sentences(study({"base": 90}))[0].startswith("No course to speak of")
