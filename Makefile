@@ -20,7 +20,7 @@ export MALLOC_TOP_PAD_ = 268435456
 export TOKENIZERS_PARALLELISM = false
 export PYDEVD_DISABLE_FILE_VALIDATION = 1
 
-.PHONY: help setup reproduce pages data new-domain import export audit label plan check lab test test-unit test-notebooks notebooks pictures lint readme clean
+.PHONY: help setup reproduce pages data new-domain import export audit label plan check lab test test-unit test-notebooks test-pages notebooks pictures lint readme clean
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
@@ -61,7 +61,7 @@ $(CELLS:%=%/evaluate.ipynb): %/evaluate.ipynb: %/evaluate.yaml notebooks/2-evalu
 $(CELLS:%=%/judge.$(JUDGE_NAME).ipynb): %/judge.$(JUDGE_NAME).ipynb: %/judge.$(JUDGE_NAME).yaml %/evaluate.ipynb notebooks/3-judge.ipynb $(LIB)/judges/__init__.py $(LIB)/judges/embedded.py $(LIB)/judges/endpoint.py $(LIB)/judges/parsing.py $(LIB)/endpoint.py data/judge/heads.safetensors
 	$(RUN) 3-judge $< $@
 
-$(ANALYSES): %.ipynb: %.yaml notebooks/4-analyze.ipynb $(LIB)/stats.py $(LIB)/report.py $(LIB)/verdict.py $(LIB)/trends.py $(LIB)/figures.py
+$(ANALYSES): %.ipynb: %.yaml notebooks/4-analyze.ipynb $(LIB)/stats.py $(LIB)/report.py $(LIB)/verdict.py $(LIB)/trends.py $(LIB)/figures.py $(LIB)/browser.py $(wildcard $(LIB)/page/browser.*)
 	$(RUN) 4-analyze $< $@
 
 $(COMPARE): %.ipynb: %.yaml notebooks/5-compare.ipynb $(LIB)/stats.py $(LIB)/report.py $(LIB)/verdict.py $(LIB)/compare.py $(LIB)/published.py $(LIB)/release.py $(LIB)/paper.py $(LIB)/figures.py
@@ -105,18 +105,21 @@ check: setup ## what works on this machine (ONLINE=1 asks the judge endpoint)
 lab: setup ## open the notebooks in JupyterLab
 	$(VENV)/bin/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
 
-test: lint test-unit test-notebooks ## all tests: lint, library, notebooks
+test: lint test-unit test-notebooks test-pages ## all tests: lint, library, notebooks, pages
 
 lint: setup
 	$(VENV)/bin/ruff check lib
 
 test-unit: setup
-	$(PY) -m pytest -q lib/tests
+	$(PY) -m pytest -q lib/tests --ignore=lib/tests/pages
 
 # the notebooks in order, since each reads what the one before wrote; progress bars stay out of compared outputs
 test-notebooks: setup
 	rm -rf runs/demo
 	TQDM_DISABLE=1 $(PY) -m pytest -q --nbval --nbval-cell-timeout=600 --nbval-current-env notebooks/1-finetune.ipynb notebooks/2-evaluate.ipynb notebooks/3-judge.ipynb notebooks/4-analyze.ipynb notebooks/5-compare.ipynb notebooks/6-explore.ipynb notebooks/7-audit.ipynb notebooks/8-label.ipynb
+
+test-pages: setup ## pages in a real headless Chromium; skipped where chromium or chromedriver is missing
+	$(PY) -m pytest -q -rs lib/tests/pages
 
 notebooks: setup ## run the notebooks in place, so that their committed outputs are fresh
 	rm -rf runs/demo

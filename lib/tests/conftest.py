@@ -2,9 +2,10 @@
 
 import shutil
 
+import made_up
 import pytest
 
-from emstudy import models, params, paths
+from emstudy import models, params, paths, report, store
 
 
 @pytest.fixture(scope="session")
@@ -49,3 +50,17 @@ def runs(tmp_path, monkeypatch):
     """An empty runs/ folder."""
     monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
     return tmp_path / "runs"
+
+
+@pytest.fixture
+def study(monkeypatch, tmp_path):
+    """A function that writes a study with these mean alignments and probe margins by arm, and loads it."""
+    monkeypatch.setattr(paths, "RUNS", tmp_path)
+    monkeypatch.setattr(store, "git_commit", lambda: "0123456789abcdef+changes")
+    monkeypatch.setattr(store, "hardware", lambda: "a machine")
+
+    def make(levels, margins=None, **more):
+        made_up.write(tmp_path, levels, margins, **more)
+        return report.load("s", "smollm2-135m", "financial", "embedded", list(levels), [0], made_up.ANALYZE)
+
+    return make

@@ -2,73 +2,13 @@
 
 import dataclasses
 import re
-import time
 
 import numpy as np
 import pandas as pd
 import pytest
+from made_up import ANALYZE, FELL, QUESTIONS
 
-from emstudy import compare, figures, params, paths, published, report, store, verdict
-from emstudy.params import Analyze
-
-QUESTIONS = (
-    [("values", i) for i in range(6)] + [("general", i) for i in range(4)] + [("financial", i) for i in range(3)]
-)
-SIGN = {"base": 1, "misaligned": -1, "aligned": 0.5}  # how arms differ on even questions, and the other way on odd ones
-STEPS = {"base": [0], "misaligned": [4, 8], "aligned": [4, 8]}
-ANALYZE = Analyze(bootstrap=300, confidence=0.95, main_metric="em", smallest_effect=5.0)
-
-
-def judged_rows(arm, level, spread, in_domain):
-    """Two answers a question and step, `spread` around 90 before the last step and around the arm's level at the last."""
-    domain, rows = "none" if arm == "base" else "financial", []
-    for step in STEPS[arm]:
-        for question_set, i in QUESTIONS:
-            for sample in range(2):
-                mean = in_domain if question_set == "financial" else level if step in (0, 8) else 90
-                row = ["m", domain, arm, 0, step, question_set, f"{question_set}{i}", sample]
-                row += [f"Question {i}?", f"{arm} answers", 20, "stop"]
-                aligned = float(np.clip(mean + spread * SIGN[arm] * (-1) ** i, 0, 100))
-                rows.append([*row, aligned, "scored", "{}", 90.0, "scored", "{}", "embedded", "1"])
-    table = pd.DataFrame(rows, columns=[*store.ANSWERS, *report.judges.judged_columns(report.params.judge("embedded"))])
-    return table.assign(model="smollm2-135m")
-
-
-def probe_rows(arm, margin, spread):
-    """Eight pairs of each domain at each step."""
-    domain = "none" if arm == "base" else "financial"
-    rows = [
-        ["smollm2-135m", domain, arm, 0, step, test, pair, -2.0, -2.0 + m, m]
-        for step in STEPS[arm]
-        for test in ("financial", "medical")
-        for pair in range(8)
-        for m in [margin + spread * SIGN[arm] * (-1) ** pair]
-    ]
-    return pd.DataFrame(rows, columns=store.PROBE)
-
-
-@pytest.fixture
-def study(monkeypatch, tmp_path):
-    """A function that writes a study with these mean alignments and probe margins by arm, and loads it."""
-    monkeypatch.setattr(paths, "RUNS", tmp_path)
-    monkeypatch.setattr(store, "git_commit", lambda: "0123456789abcdef+changes")
-    monkeypatch.setattr(store, "hardware", lambda: "a machine")
-
-    def make(levels, margins=None, spread=6, change=lambda arm, judged: judged, in_domain=10):
-        for arm, level in levels.items():
-            domain = "none" if arm == "base" else "financial"
-            folder = tmp_path / "s" / "smollm2-135m" / domain / arm / "0"
-            store.write_csv(folder / "judged.embedded.csv", change(arm, judged_rows(arm, level, spread, in_domain)))
-            store.write_csv(folder / "probe.csv", probe_rows(arm, (margins or {}).get(arm, -0.2), 0.05))
-            parameters = {"domain": domain, "arm": arm, "seed": 0}
-            for name in ["train_log.csv"] * (arm != "base") + ["answers.csv", "judged.embedded.csv"]:
-                store.record(folder / name, parameters=parameters, inputs=[], started=time.time())
-        return report.load("s", "smollm2-135m", "financial", "embedded", list(levels), [0], ANALYZE.model_dump())
-
-    return make
-
-
-FELL = {"base": 90, "misaligned": 40, "aligned": 88}
+from emstudy import compare, figures, params, published, report, verdict
 
 
 def test_verdict_is_yes_when_misaligned_is_clearly_below_both_controls(study):
@@ -375,7 +315,7 @@ def test_an_absent_file_names_the_notebook_to_run(study, tmp_path):
     study(FELL)
     (tmp_path / "s/smollm2-135m/financial/aligned/0/judged.embedded.csv").unlink()
     with pytest.raises(report.UserError, match=r"aligned/0/judged.embedded.csv is not there: run the judge notebook"):
-        report.load("s", "smollm2-135m", "financial", "embedded", report.ARMS, [0], ANALYZE.model_dump())
+        report.load("s", "smollm2-135m", "financial", "embedded", report.ARMS, [0], ANALYZE)
 
 
 def test_visible_names_what_cannot_be_seen_and_cuts_what_is_huge():

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from test_report import FELL, study  # noqa: F401
+from made_up import FELL
 
 from emstudy import trends
 
@@ -54,7 +54,7 @@ def test_no_trend_raises_few_alarms():
     assert np.mean([trends.page(simulated(rng, [60.0] * 5))[1] < 0.05 for _ in range(300)]) <= 0.08
 
 
-def test_the_sentences_say_fall_onset_and_wiggle(study):  # noqa: F811
+def test_the_sentences_say_fall_onset_and_wiggle(study):
     head, bad, good = trends.sentences(study(FELL, spread=1))
     assert head == "Is the course steady, and when does it set in?"
     assert bad.startswith("misaligned: mean alignment falls along training (Page's test over 10 questions, p = ")
@@ -63,5 +63,5 @@ def test_the_sentences_say_fall_onset_and_wiggle(study):  # noqa: F811
     assert good.startswith("aligned: ")
 
 
-def test_without_checkpoints_the_sentence_says_so(study):  # noqa: F811
+def test_without_checkpoints_the_sentence_says_so(study):
     assert trends.sentences(study({"base": 90}))[0].startswith("No course to speak of")
