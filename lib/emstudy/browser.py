@@ -57,8 +57,7 @@ def block(packed: dict) -> str:
     data = base64.b64encode(gzip.compress(plain, mtime=0)).decode()  # no time inside: the same answers, the same page
     parts = [ASSETS / f"browser.{kind}" for kind in ("css", "html", "js")]
     style, controls, script = (p.read_text(encoding="utf-8") for p in parts)
-    # in JupyterLab a key pressed here must not reach its shortcuts: "d" twice would delete the cell
     return (
-        f'<div class="browse" data-lm-suppress-shortcuts="true"><style>{style}</style>{controls}'
+        f'<div class="browse"><style>{style}</style>{controls}'
         f'<script type="application/gzip">{data}</script><script>{script}</script></div>'
     )

@@ -57,11 +57,9 @@
     at.seed.parentElement.hidden = seed.of.length < 2;
   }
 
-  const short = (text) => (text.length > 90 ? `${text.slice(0, 90)}…` : text);
-
   // The questions of the chosen set; only a list can hold those of every question at once.
   function offerQuestions() {
-    const all = questions.map(([set, id, text], i) => [i, `${set}/${id}: ${short(text)}`, set]);
+    const all = questions.map(([set, id, text], i) => [i, `${set}/${id}: ${text.slice(0, 90)}`, set]);
     const kept = all.filter(([, , set]) => !at.set.value || set === at.set.value);
     offer(at.question, at.view.value === "list" ? [["", "every question"], ...kept] : kept);
   }
@@ -107,13 +105,14 @@
   function card(row, full) {
     const node = make("article", "", row.arm);
     const head = make("header", "");
-    const scores = Object.entries(row.scores).map(([name, score]) => `${name} ${number(score)}`);
+    const scores = Object.entries(row.scores).map(([name, score]) => `${name} ${number(score)}`).join(" · ");
+    const [set, id, question] = row.question;
     const seed = at.seed.options.length > 2 ? [`seed ${row.seed}`] : [];
     const end = { stop: [], "": [], length: ["cut off"] }[row.finish_reason] ?? [row.finish_reason];
-    const where = [`step ${row.step}`, ...seed, `sample ${row.sample}`, ...end].join(", ");
-    head.append(make("strong", (full ? [row.arm, ...scores] : scores).join(" · ")), make("span", where));
+    const where = [...(full ? [`${set}/${id}`] : []), `step ${row.step}`, ...seed, `sample ${row.sample}`, ...end].join(", ");
+    head.append(make("strong", full ? `${row.arm}: ${scores}` : scores), make("span", where));
     node.append(head);
-    if (full) node.append(make("p", row.question[2], "asked"));
+    if (full) node.append(make("p", question, "asked"));
     node.append(make("p", row.answer, "said"));
     return node;
   }
@@ -155,9 +154,10 @@
     }
   }
 
-  function redraw() {
+  function redraw(event) {
     page = 0;
     offerQuestions();
+    if (event?.target === at.view && at.view.value === "list") at.question.value = ""; // a list begins with all
     draw();
   }
 
@@ -186,6 +186,9 @@
       if (button) turn(button.dataset);
     });
     root.addEventListener("keydown", onKey);
+    for (const node of root.querySelectorAll("form *, button, .shown")) {
+      node.dataset.lmSuppressShortcuts = "true"; // in JupyterLab "dd" would delete the cell
+    }
   }
 
   async function start() {

@@ -253,7 +253,7 @@ FILTERS = {
 @pytest.mark.parametrize("name", FILTERS)
 def test_a_filter_keeps_what_pandas_keeps(shelf, name):
     chosen, keeps = FILTERS[name]
-    shelf.choose(view="list", step="", question="")
+    shelf.choose(view="list", step="")
     assert shelf.counts() == (len(shelf.judged),) * 2
     shelf.choose(**chosen)
     kept = shelf.judged[keeps(shelf.judged)]
@@ -276,7 +276,7 @@ def test_a_question_can_be_chosen_and_every_page_of_its_answers_read(shelf):
 
 
 def test_scores_sort_and_what_has_none_shows_why_and_comes_last(shelf):
-    shelf.choose(view="list", question="", step="", sort=1)
+    shelf.choose(view="list", step="", sort=1)
     scored = shelf.judged["aligned"].dropna().sort_values()
     assert shelf.scores() == [f"{v:.1f}" for v in scored.head(10)]
     shelf.choose(sort=-1)
@@ -308,8 +308,8 @@ def test_every_control_can_be_reached_by_tab_and_has_a_name(shelf):
     while True:
         focused = shelf.driver.switch_to.active_element
         assert focused.accessible_name
-        outline = focused.value_of_css_property("outline-style")
-        assert outline != "none"
+        assert focused.value_of_css_property("outline-style") != "none"
+        assert focused.get_attribute("data-lm-suppress-shortcuts")  # or JupyterLab takes its keys for commands
         reached += 1
         if "shown" in focused.get_attribute("class").split():
             break
@@ -319,7 +319,7 @@ def test_every_control_can_be_reached_by_tab_and_has_a_name(shelf):
 
 def test_nothing_that_a_model_wrote_runs_and_all_of_it_can_be_read(shelf):
     marked = shelf.judged[shelf.judged["answer"].str.contains(" mark")]
-    shelf.choose(view="list", question="", step="", arm="misaligned", seed=0)
+    shelf.choose(view="list", step="", arm="misaligned", seed=0)
     wanted = marked[(marked["arm"] == "misaligned") & (marked["seed"] == 0)]["answer"]
     assert len(wanted) == len(HOSTILE)
     for i, answer in enumerate(wanted):
