@@ -61,10 +61,10 @@ $(CELLS:%=%/evaluate.ipynb): %/evaluate.ipynb: %/evaluate.yaml notebooks/2-evalu
 $(CELLS:%=%/judge.$(JUDGE_NAME).ipynb): %/judge.$(JUDGE_NAME).ipynb: %/judge.$(JUDGE_NAME).yaml %/evaluate.ipynb notebooks/3-judge.ipynb $(LIB)/judges/__init__.py $(LIB)/judges/embedded.py $(LIB)/judges/endpoint.py $(LIB)/judges/parsing.py $(LIB)/endpoint.py data/judge/heads.safetensors
 	$(RUN) 3-judge $< $@
 
-$(ANALYSES): %.ipynb: %.yaml notebooks/4-analyze.ipynb $(LIB)/stats.py $(LIB)/report.py $(LIB)/verdict.py $(LIB)/trends.py $(LIB)/suspects.py $(LIB)/figures.py $(LIB)/browser.py $(wildcard $(LIB)/page/browser.*)
+$(ANALYSES): %.ipynb: %.yaml notebooks/4-analyze.ipynb $(LIB)/stats.py $(LIB)/report.py $(LIB)/tables.py $(LIB)/verdict.py $(LIB)/trends.py $(LIB)/suspects.py $(LIB)/figures.py $(LIB)/browser.py $(wildcard $(LIB)/page/browser.*)
 	$(RUN) 4-analyze $< $@
 
-$(COMPARE): %.ipynb: %.yaml notebooks/5-compare.ipynb $(LIB)/stats.py $(LIB)/report.py $(LIB)/verdict.py $(LIB)/compare.py $(LIB)/published.py $(LIB)/release.py $(LIB)/paper.py $(LIB)/figures.py
+$(COMPARE): %.ipynb: %.yaml notebooks/5-compare.ipynb $(LIB)/stats.py $(LIB)/report.py $(LIB)/tables.py $(LIB)/verdict.py $(LIB)/compare.py $(LIB)/compare_figures.py $(LIB)/published.py $(LIB)/release.py $(LIB)/paper.py $(LIB)/figures.py
 	$(RUN) 5-compare $< $@
 
 $(PAGES): $(LIB)/run.py $(LIB)/page/index.html.j2

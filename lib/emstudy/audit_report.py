@@ -7,7 +7,7 @@ import pandas as pd
 
 from emstudy import agreement, hostile, judges, params, paths, stats, store
 from emstudy.audit import Audit
-from emstudy.report import or_dash
+from emstudy.tables import or_dash
 
 TWO = "{:.2f}"
 

@@ -1,12 +1,13 @@
 """Figures and tables as notebooks and pages show them: one place for colours, one way to show model text."""
 
+import hashlib
 import html
 
 import pandas as pd
 import plotly.graph_objects as go
 from IPython.display import HTML, Markdown, display
 
-from emstudy import report, stats
+from emstudy import report, stats, tables
 from emstudy.report import Results
 
 # Okabe and Ito's palette: told apart by colour-blind readers, and an arm keeps its colour everywhere
@@ -38,7 +39,14 @@ def show(figure: go.Figure, alt: str) -> None:
         display(Markdown(f"*Nothing to draw: {alt[0].lower()}{alt[1:]} needs data that this study does not have.*"))
         return
     dress(figure)
-    body = figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True})
+    config, name = (
+        {"displaylogo": False, "responsive": True},
+        hashlib.sha256((alt + figure.to_json()).encode()).hexdigest(),
+    )
+    body = figure.to_html(full_html=False, include_plotlyjs=False, config=config, div_id=f"figure-{name[:12]}")
+    body = body.replace(
+        "<script>", '<script type="module">', 1
+    )  # a module waits for plotly.js, the page's text does not
     page = f'<figure role="img" aria-label="{html.escape(alt, quote=True)}">{body}</figure>'
     display({"application/vnd.plotly.v1+json": figure.to_plotly_json(), "text/html": page, "text/plain": alt}, raw=True)
 
@@ -109,7 +117,7 @@ def rates(results: Results) -> go.Figure:
 
 def trajectory(results: Results, value: str) -> go.Figure:
     """'rate' (main metric, %) or a dimension's mean score over optimizer steps, with intervals."""
-    rows, scale = report.trajectory(results), 100 if value == "rate" else 1
+    rows, scale = tables.trajectory(results), 100 if value == "rate" else 1
     figure = go.Figure()
     for arm, part in rows.groupby("arm"):
         figure.add_scatter(

@@ -8,7 +8,7 @@ import pandas as pd
 from emstudy import params, paths, store
 from emstudy.errors import UserError
 from emstudy.paper import markdown, table
-from emstudy.report import or_dash
+from emstudy.tables import or_dash
 
 
 def results() -> str:

@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import plotly.io
 
-from emstudy import compare, figures, params, paths, published, store, study
+from emstudy import compare, compare_figures, figures, params, paths, published, store, study
 from emstudy.errors import UserError
 from emstudy.report import Results
 
@@ -47,10 +47,10 @@ def drawn(results: list[Results]) -> dict[str, go.Figure]:
     """The main figures of a study by file name, those with something to draw."""
     matrix = compare.probe_matrix(results)
     out = {
-        "domains": compare.domains(compare.results_table(results)),
-        "trajectories": compare.trajectories(results, "aligned"),
+        "domains": compare_figures.domains(compare.results_table(results)),
+        "trajectories": compare_figures.trajectories(results, "aligned"),
         "published": published.figure(published.rates(results)),
-        "probe": compare.matrix_figure(matrix) if len(matrix) else go.Figure(),
+        "probe": compare_figures.matrix_figure(matrix) if len(matrix) else go.Figure(),
     }
     for r in results:
         out[f"{r.model.name}-{r.domain.name}"] = figures.rates(r)

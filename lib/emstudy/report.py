@@ -1,12 +1,11 @@
-"""A model x domain's judged answers and probe, and the tables of its page."""
+"""What a model x domain's page is about: its judged answers, its probe, the records behind them."""
 
 import re
 from dataclasses import dataclass
-from functools import cache
 
 import pandas as pd
 
-from emstudy import inference, judges, params, seeds, stats, store
+from emstudy import judges, params, stats, store
 from emstudy.errors import UserError
 from emstudy.params import Analyze, Metric
 
@@ -85,125 +84,6 @@ def load(study: str, model: str, domain: str, judge: str, arms: list[str], seeds
     return Results(study, subject, trained_on, found, judges.spread(answers), margins, records, settings, metrics)
 
 
-def rates(results: Results) -> pd.DataFrame:
-    """Every metric by arm, out-of-domain (Wilson's interval beside ours) and in-domain, each with interval and denominator."""
-    rows = []
-    for metric in results.metrics:
-        for arm in results.arms:
-            final = results.final(arm)
-            inside = final[final["question_set"] == results.domain.question_set]
-            out, within = (stats.rate(p, metric, results.settings) for p in (results.ood(final), inside))
-            low, high = inference.wilson(out.value * out.n, out.n, results.settings.confidence)
-            rows.append(
-                {
-                    "metric": metric.title,
-                    "arm": arm,
-                    "out-of-domain": out.percent(),
-                    "Wilson": or_dash(low, f"[{100 * low:.1f}, {100 * high:.1f}]"),
-                    "in-domain": within.percent(),
-                    "definition": metric.source,
-                }
-            )
-    return pd.DataFrame(rows)
-
-
-def by_seed(results: Results) -> pd.DataFrame:
-    """Mean alignment out of domain of each seed by arm, and the share of variance that seeds, questions and the rest hold; empty with one seed."""
-    rows = []
-    for arm in results.arms:
-        sums = stats.mean_sums(results.ood(results.final(arm)), "aligned")
-        if not stats.several(sums):
-            continue
-        per_seed = sums.groupby("seed").sum()
-        row = {"arm": arm} | {f"seed {k}": f"{v:.1f}" for k, v in (per_seed["num"] / per_seed["den"]).items()}
-        row |= {"all seeds": stats.estimate(sums, results.settings).plain()}
-        shares = seeds.components(seeds.grid(sums)).shares()
-        rows.append(row | {f"variance: {k}": or_dash(100 * v, "{:.0f}%") for k, v in shares.items()})
-    return pd.DataFrame(rows)
-
-
-def means(results: Results) -> pd.DataFrame:
-    """Main rate and mean scores by question set and arm, with answer lengths and truncation: how far does the change reach?"""
-    rows = []
-    own = results.domain.question_set
-    for name in sorted(set(results.judged["question_set"]), key=lambda s: (s == own, s)):
-        for arm in results.arms:
-            part = results.final(arm)
-            part = part[part["question_set"] == name]
-            row = {"questions": f"{name} ({'in' if name == own else 'out-of'}-domain)", "arm": arm}
-            row[results.main.title] = stats.rate(part, results.main, results.settings).percent()
-            row |= {
-                f"mean {d.name}": stats.mean(part, d.name, results.settings).plain() for d in results.judge.dimensions
-            }
-            row |= {"median tokens": or_dash(part["n_tokens"].median(), "{:.0f}")}
-            known = part["finish_reason"][part["finish_reason"] != ""]
-            row |= {"cut off": or_dash(100 * (known == "length").mean(), "{:.0f}%")}
-            rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def or_dash(value, form: str) -> str:
-    """A number in a format, a dash where there is none."""
-    return "–" if pd.isna(value) else form.format(value)
-
-
-@cache
-def trajectory(results: Results) -> pd.DataFrame:
-    """Per arm and checkpoint, out of domain: main rate and every dimension's mean with intervals. The base arm is step 0 of both others.
-
-    Empty where no checkpoint along training is known: imported scores, and models behind an endpoint.
-    """
-    values = ["rate", *[d.name for d in results.judge.dimensions]]
-    columns, rows = ["arm", "step", "n", *[f"{v}{end}" for v in values for end in ("", "_low", "_high")]], []
-    for arm in [a for a in results.arms if a != "base"]:
-        trained = results.judged[results.judged["arm"] == arm]
-        if not trained["step"].max() > 0:
-            continue
-        start = results.final("base").assign(step=0) if "base" in results.arms else trained.head(0)
-        for step, part in pd.concat([start, trained]).groupby("step"):
-            part = results.ood(part)
-            found = [stats.rate(part, results.main, results.settings)]
-            found += [stats.mean(part, name, results.settings) for name in values[1:]]
-            rows.append({"arm": arm, "step": step, "n": found[0].n})
-            for name, e in zip(values, found, strict=True):
-                rows[-1] |= {name: e.value, f"{name}_low": e.low, f"{name}_high": e.high}
-    return pd.DataFrame(rows, columns=columns)
-
-
-def questions(results: Results) -> pd.DataFrame:
-    """Mean alignment of each question by arm, the largest fall first."""
-    final = pd.concat([results.final(a) for a in results.arms])
-    kept = final[final["aligned_status"] == "scored"]
-    table = kept.pivot_table(
-        index=["question_set", "question_id", "question"], columns="arm", values="aligned", aggfunc="mean"
-    )
-    answers = final.groupby(["question_set", "question_id", "question"]).size().rename("answers")
-    table = table.reindex(index=answers.index, columns=results.arms).astype(float)  # also where nothing was scored
-    if {"misaligned", "aligned"} <= set(results.arms):
-        table["misaligned - aligned"] = table["misaligned"] - table["aligned"]
-        table = table.sort_values("misaligned - aligned")
-    return table.round(1).join(answers).reset_index()
-
-
-def probe_table(results: Results) -> pd.DataFrame:
-    """Probe at the last checkpoint: mean margin with interval, and how often the misaligned answer wins, by arm and test domain."""
-    rows = []
-    for arm in results.arms:
-        for test, part in results.probe_final(arm).groupby("test_domain"):
-            margin, wins = (stats.estimate(stats.margin_sums(part, w), results.settings) for w in (False, True))
-            where = "in-domain" if test == results.domain.name else "out-of-domain"
-            rows.append(
-                {
-                    "arm": arm,
-                    "held-out pairs of": test,
-                    "which is": where,
-                    "margin (nats a token)": margin.plain(3),
-                    "misaligned answer wins": wins.percent() + " pairs",
-                }
-            )
-    return pd.DataFrame(rows)
-
-
 def worst(results: Results, n: int) -> pd.DataFrame:
     """The n least aligned coherent out-of-domain answers of the misaligned arm (least aligned of all when none is coherent)."""
     part = results.ood(results.final("misaligned")) if "misaligned" in results.arms else results.judged.head(0)
@@ -215,11 +95,6 @@ def random_answers(results: Results, n: int) -> pd.DataFrame:
     """n answers drawn with a fixed seed from the misaligned arm's out-of-domain ones: what is typical, beside what is worst."""
     part = results.ood(results.final("misaligned")) if "misaligned" in results.arms else results.judged.head(0)
     return part.sample(min(n, len(part)), random_state=0)
-
-
-def unscored(results: Results) -> pd.DataFrame:
-    """How the judge's replies ended, by dimension: every row of a dimension adds up to all answers."""
-    return judges.unscored(results.judged, [d.name for d in results.judge.dimensions])
 
 
 def scoring(results: Results) -> list[str]:
@@ -241,24 +116,6 @@ def scoring(results: Results) -> list[str]:
         f"probabilities, {len(raw) - weighed} were read from the reply's words.",
         f"Judging took {tokens / 1e6:.2f} M tokens, {sum(c['usd'] for c in costs):.2f} USD at the prices in params/.",
     ]
-
-
-def provenance(results: Results) -> pd.DataFrame:
-    """One row a record: what was written, when, from which commit, in how many seconds, on what."""
-    rows = []
-    for r in results.records:
-        p = r["parameters"]
-        rows.append(
-            {
-                "output": r["output"],
-                "cell": "/".join(str(p[k]) for k in ("domain", "arm", "seed")),
-                "finished": r["finished"],
-                "seconds": r["seconds"],
-                "commit": r["git_commit"][:12] + ("+changes" if "+" in r["git_commit"] else ""),
-                "hardware": r["hardware"],
-            }
-        )
-    return pd.DataFrame(rows)
 
 
 BIDI = re.compile("[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b-\u200f\u202a-\u202e\u2066-\u2069]")

@@ -97,18 +97,18 @@ def say(line: str) -> None:
 
 
 def render(executed: Path, page: Path, title: str, home: str) -> Path:
-    """Render an executed notebook as a page that needs no network: plotly.js lies once in the assets folder beside all pages.
+    """Render an executed notebook as a page that needs no network: plotly.js lies once in reports/assets, for all studies' pages.
 
-    home is the relative path from the page to the folder of index.html and assets/.
+    home is the relative path from the page to the folder of its study's index.html.
     """
     from nbconvert import HTMLExporter  # here: running a notebook, which is done often, needs neither
     from plotly.offline import get_plotlyjs
 
     exporter = HTMLExporter(extra_template_basedirs=[str(TEMPLATE.parent)], template_name=TEMPLATE.name)
     notebook = nbformat.read(executed, as_version=4)
-    body, _ = exporter.from_notebook_node(notebook, resources={"page": {"title": title, "home": home}})
-    assets = (page.parent / home / "assets").resolve()
-    script = assets / "plotly.min.js"
+    script = paths.REPORTS / "assets" / "plotly.min.js"
+    about = {"title": title, "home": home, "script": Path(os.path.relpath(script, page.parent)).as_posix()}
+    body, _ = exporter.from_notebook_node(notebook, resources={"page": about})
     if not script.exists():
         store.write(script, get_plotlyjs())
     return store.write(page, body)

@@ -11,7 +11,8 @@ from emstudy import data, params, paths, stats, verdict
 from emstudy.agreement import spearman
 from emstudy.errors import UserError
 from emstudy.intake import NEAR
-from emstudy.report import Results, or_dash
+from emstudy.report import Results
+from emstudy.tables import or_dash
 
 BINS = 5
 REFUSAL = re.compile(
@@ -31,6 +32,8 @@ def table(results: Results) -> pd.DataFrame:
         return pd.DataFrame()
     checks = [length, truncation, coherence, refusals, leakage]
     rows = [row for check in checks if (row := check(results, arms, control))]
+    if verdict.contrast(results, "misaligned", control).mean.high >= 0:
+        rows = [r | ({"to make of it": "there is no clear fall to explain"} if LEFT in r else {}) for r in rows]
     return pd.DataFrame([*rows, seen(results), probe(results, control)]).fillna("–")
 
 

@@ -7,7 +7,8 @@ from itertools import combinations
 import pandas as pd
 
 from emstudy import inference, params, power, stats
-from emstudy.report import Results, or_dash
+from emstudy.report import Results
+from emstudy.tables import or_dash
 
 OPEN_WITHOUT = {
     "base": "how the model answered before any training is not known",

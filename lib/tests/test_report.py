@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from made_up import ANALYZE, FELL, QUESTIONS
 
-from emstudy import compare, figures, params, published, report, verdict
+from emstudy import compare, compare_figures, figures, params, published, report, tables, verdict
 
 
 def test_verdict_is_yes_when_misaligned_is_clearly_below_both_controls(study):
@@ -54,15 +54,18 @@ def test_verdict_cannot_tell_without_an_arm_and_every_table_still_stands(study, 
     word, why = verdict.verdict(results)
     assert word == "can't tell"
     assert f"no {missing} arm" in why
-    for make in (verdict.finding, report.rates, report.means, report.trajectory, report.questions, report.probe_table):
+    for make in (verdict.finding, tables.rates, tables.means, tables.trajectory, tables.questions, tables.probe_table):
         assert len(make(results))
     assert len(report.worst(results, 5)) == (0 if missing == "misaligned" else 5)
     assert len(report.random_answers(results, 5)) == (0 if missing == "misaligned" else 5)
 
 
 FIGURES = [figures.rates, figures.thresholds, figures.probe, lambda r: figures.trajectory(r, "aligned")]
-FIGURES += [lambda r: figures.trajectory(r, "rate"), lambda r: compare.trajectories([r], "coherent")]
-FIGURES += [lambda r: compare.domains(compare.results_table([r])), lambda r: published.figure(published.rates([r]))]
+FIGURES += [lambda r: figures.trajectory(r, "rate"), lambda r: compare_figures.trajectories([r], "coherent")]
+FIGURES += [
+    lambda r: compare_figures.domains(compare.results_table([r])),
+    lambda r: published.figure(published.rates([r])),
+]
 LEFT_OPEN = {
     "base": "this study has no base arm, so how the model answered before any training is not known",
     "misaligned": "this study has no misaligned arm, so what bad advice does was never tried",
@@ -117,11 +120,11 @@ NOT_SHOWN = (
 def test_without_a_question_set_every_answer_is_out_of_domain_and_both_pages_say_so(study, unasked):
     results = study(FELL)
     assert NOT_SHOWN in verdict.finding(results) and compare.finding([results])[1].endswith(NOT_SHOWN)
-    table = report.rates(results)
+    table = tables.rates(results)
     assert set(table["in-domain"]) == {"no answers to count"}
     assert table["out-of-domain"].iloc[1].endswith("of 26")  # all 13 questions x 2 samples
     assert len(results.ood(results.final("misaligned"))) == 26
-    assert all(name.endswith("(out-of-domain)") for name in report.means(results)["questions"])
+    assert all(name.endswith("(out-of-domain)") for name in tables.means(results)["questions"])
     front = compare.results_table([results])
     assert set(front.loc[front["questions"] == "in-domain", "n"]) == {0}
     assert front.loc[front["questions"] == "in-domain", "rate"].isna().all()
@@ -135,9 +138,9 @@ def test_without_held_out_pairs_of_its_own_both_pages_say_what_the_probe_shows(s
     line = "There are no held-out pairs of risky financial advice: the probe shows other domains alone."
     assert line in verdict.finding(other) and compare.finding([other])[1].endswith(line)
     assert verdict.limits(results) == []
-    assert set(report.probe_table(other)["which is"]) == {"out-of-domain"}
+    assert set(tables.probe_table(other)["which is"]) == {"out-of-domain"}
     assert compare.probe_matrix([other])["tested on"].tolist() == ["medical"]
-    assert len(figures.probe(other).data) and len(compare.matrix_figure(compare.probe_matrix([other])).data)
+    assert len(figures.probe(other).data) and len(compare_figures.matrix_figure(compare.probe_matrix([other])).data)
 
 
 def test_both_pages_say_the_dose_of_a_mixed_study(study):
@@ -172,7 +175,7 @@ def test_finding_says_the_verdict_first_and_every_rate_with_its_denominator(stud
 
 
 def test_rates_hold_every_metric_and_arm_out_of_and_in_domain(study):
-    table = report.rates(study(FELL)).set_index(["metric", "arm"])
+    table = tables.rates(study(FELL)).set_index(["metric", "arm"])
     assert len(table) == 3 * 3
     assert table.loc[("EM rate", "misaligned"), "out-of-domain"] == "0.0% [0.0, 0.0] of 20"
     assert table.loc[("EM rate", "misaligned"), "in-domain"] == "100.0% [100.0, 100.0] of 6"
@@ -205,7 +208,7 @@ def test_questions_come_with_the_largest_fall_first(study):
         one = (judged["question_id"] == "general2") & (arm == "misaligned")
         return judged.assign(aligned=judged["aligned"].mask(one, 0.0))
 
-    table = report.questions(study({"base": 90, "misaligned": 80, "aligned": 88}, change=change, in_domain=80))
+    table = tables.questions(study({"base": 90, "misaligned": 80, "aligned": 88}, change=change, in_domain=80))
     assert table["question_id"].iloc[0] == "general2"
     assert table["misaligned - aligned"].is_monotonic_increasing
     assert len(table) == len(QUESTIONS)
@@ -214,7 +217,7 @@ def test_questions_come_with_the_largest_fall_first(study):
 
 def test_trajectory_starts_at_the_base_model_and_counts_out_of_domain_answers(study):
     results = study(FELL, spread=0)
-    table = report.trajectory(results).set_index(["arm", "step"])
+    table = tables.trajectory(results).set_index(["arm", "step"])
     assert sorted(table.index) == [(arm, step) for arm in ("aligned", "misaligned") for step in (0, 4, 8)]
     assert set(table["n"]) == {20}
     assert table.loc["misaligned", "aligned"].tolist() == [90, 90, 40]
@@ -233,8 +236,8 @@ def with_seeds(results, shifts):
 
 def test_seed_by_seed_shows_each_runs_mean_and_who_holds_the_variance(study):
     results = study(FELL, spread=6)
-    assert report.by_seed(results).empty
-    table = report.by_seed(with_seeds(results, [0, 10])).set_index("arm")
+    assert tables.by_seed(results).empty
+    table = tables.by_seed(with_seeds(results, [0, 10])).set_index("arm")
     assert table.loc["misaligned", ["seed 0", "seed 1"]].tolist() == ["40.0", "50.0"]
     assert table.loc["base", ["seed 0", "seed 1"]].tolist() == ["90.0", "90.0"]
     # questions alternate by +-6: variance 36 * 10 / 9 = 40; seeds differ by 10: variance 50; nothing is left over
@@ -266,7 +269,7 @@ def test_misaligned_arms_of_two_domains_are_compared_on_the_questions_that_both_
 
 def test_probe_table_has_every_arm_and_domain_at_the_last_step(study):
     margins = {"base": -0.5, "misaligned": 0.5, "aligned": -0.5}
-    table = report.probe_table(study(FELL, margins)).set_index(["arm", "held-out pairs of"])
+    table = tables.probe_table(study(FELL, margins)).set_index(["arm", "held-out pairs of"])
     assert len(table) == 3 * 2
     assert table.loc[("misaligned", "medical"), "misaligned answer wins"] == "100.0% [100.0, 100.0] of 8 pairs"
     assert table.loc[("base", "medical"), "misaligned answer wins"] == "0.0% [0.0, 0.0] of 8 pairs"
@@ -284,11 +287,11 @@ def refuse(arm, judged):
 
 def test_unscored_answers_are_counted_and_every_row_adds_up_to_all_answers(study):
     results = study(FELL, change=refuse)
-    table = report.unscored(results).set_index("dimension")
+    table = tables.unscored(results).set_index("dimension")
     assert table.sum(axis=1).tolist() == [len(results.judged)] * 2
     assert table.loc["aligned", "refusal"] == sum(-(-n // 3) for n in (26, 52, 52))
     out = results.ood(results.final("misaligned"))
-    assert report.rates(results)["out-of-domain"].iloc[1].endswith(f"of {(out['aligned_status'] == 'scored').sum()}")
+    assert tables.rates(results)["out-of-domain"].iloc[1].endswith(f"of {(out['aligned_status'] == 'scored').sum()}")
 
 
 def test_a_study_where_nothing_was_scored_says_so_instead_of_failing(study):
@@ -297,15 +300,15 @@ def test_a_study_where_nothing_was_scored_says_so_instead_of_failing(study):
 
     results = study(FELL, change=nothing)
     assert "no answers to count" in verdict.finding(results)[1]
-    assert len(report.questions(results)) == len(QUESTIONS)
-    assert set(report.rates(results)["out-of-domain"]) == {"no answers to count"}
+    assert len(tables.questions(results)) == len(QUESTIONS)
+    assert set(tables.rates(results)["out-of-domain"]) == {"no answers to count"}
     for figure in (figures.rates, figures.thresholds, figures.probe):
         figure(results)
     figures.trajectory(results, "rate")
 
 
 def test_provenance_has_a_row_a_record(study):
-    table = report.provenance(study(FELL))
+    table = tables.provenance(study(FELL))
     assert len(table) == 2 + 3 + 3
     assert set(table["commit"]) == {"0123456789ab+changes"}
     assert set(table["cell"]) == {"none/base/0", "financial/misaligned/0", "financial/aligned/0"}
@@ -381,8 +384,8 @@ def test_a_dimension_that_a_rubric_adds_is_on_the_page(study, shown):
         update={"dimensions": [*results.judge.dimensions, params.Dimension(name="kind", prompt=None)]}
     )
     more = dataclasses.replace(results, judge=judge)
-    assert "70.0 [70.0, 70.0]" in report.means(more)["mean kind"].tolist()
-    assert "kind" in set(report.unscored(more)["dimension"])
+    assert "70.0 [70.0, 70.0]" in tables.means(more)["mean kind"].tolist()
+    assert "kind" in set(tables.unscored(more)["dimension"])
     figures.answers(more.judged.head(1))
     assert "kind 70" in shown[0]
 

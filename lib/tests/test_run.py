@@ -8,7 +8,7 @@ import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from emstudy import run
+from emstudy import paths, run
 from emstudy.errors import UserError
 
 HOSTILE = "<script>alert(1)</script> <img src=x onerror=alert(2)> [x](javascript:alert(3)) </p></article> ${7*7}"
@@ -121,16 +121,18 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def page(executed, tmp_path_factory):
     folder = tmp_path_factory.mktemp("reports")
-    run.render(executed, folder / "model" / "domain.html", "A <b>title</b> & </title><script>alert(9)</script>", "..")
-    return folder / "model" / "domain.html"
+    page = folder / "studies" / "mine" / "model" / "domain.html"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paths, "REPORTS", folder)
+        return run.render(executed, page, "A <b>title</b> & </title><script>alert(9)</script>", "..")
 
 
 def test_a_page_loads_nothing_from_the_network(page):
     found = Page(page.read_text())
-    assert [s for s in found.scripts if s] == ["../assets/plotly.min.js"]
-    assert set(found.loads) == {"../assets/plotly.min.js", "../index.html"}
+    assert [s for s in found.scripts if s] == ["../../../assets/plotly.min.js"]
+    assert set(found.loads) == {"../../../assets/plotly.min.js", "../index.html"}
     assert not re.search(r"@import|url\(", page.read_text().split("</style>")[0])
-    assert (page.parent.parent / "assets" / "plotly.min.js").stat().st_size > 1_000_000
+    assert (page.parents[3] / "assets" / "plotly.min.js").stat().st_size > 1_000_000
 
 
 def test_a_page_runs_plotly_and_nothing_else(page):
@@ -153,8 +155,9 @@ def test_a_page_shows_title_and_printed_text_escaped_and_no_progress_bars(page):
     assert Page(text).labels == ['a rising "line"']
 
 
-def test_the_index_page_finds_plotly_beside_it_and_links_no_home(executed, tmp_path):
+def test_the_index_page_finds_plotly_beside_it_and_links_no_home(executed, tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "REPORTS", tmp_path)
     run.render(executed, tmp_path / "index.html", "All", ".")
     found = Page((tmp_path / "index.html").read_text())
-    assert set(found.loads) == {"./assets/plotly.min.js"}
+    assert set(found.loads) == {"assets/plotly.min.js"}
     assert (tmp_path / "assets" / "plotly.min.js").exists()

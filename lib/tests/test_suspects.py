@@ -40,6 +40,13 @@ def test_a_fall_that_is_not_length_stays(study):
     assert row["to make of it"] == "does not explain the fall"
 
 
+def test_where_nothing_fell_no_suspect_has_anything_to_explain(study):
+    level = rows(with_lengths(study(FELL), LENGTHS, lambda n, arm: 80))
+    compared = level[level[suspects.LEFT] != "–"].drop("a judge that disagrees with the probe (nats a token)")
+    assert len(compared) >= 4
+    assert set(compared["to make of it"]) == {"there is no clear fall to explain"}
+
+
 def test_cut_off_answers_and_refusals_are_counted_and_taken_out(study):
     def change(arm, judged):
         odd = judged["sample"] == 1
