@@ -43,7 +43,8 @@ def finding(all_results: list[Results]) -> list[str]:
     for r, (word, why) in zip(all_results, words, strict=True):
         if words.count((word, why)) > MANY:
             continue
-        lines.append(" ".join([f"{r.model.title}, {r.domain.title}: {word} — {why}.", *verdict.limits(r)]))
+        falls = verdict.falls(r)
+        lines.append(" ".join([f"{r.model.title}, {r.domain.title}: {word} — {why}.", *falls, *verdict.limits(r)]))
     return lines
 
 

@@ -1,12 +1,16 @@
 """The figures across models and domains, on the front page."""
 
+import math
+
 import pandas as pd
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 from emstudy import figures, report, tables
 from emstudy.report import Results
 
 MANY = 4  # names of more model x domain pairs are written upright, which takes height
+ABREAST = 3  # panels beside each other
 
 
 def domains(table: pd.DataFrame) -> go.Figure:
@@ -37,27 +41,20 @@ def domains(table: pd.DataFrame) -> go.Figure:
 
 
 def trajectories(all_results: list[Results], dimension: str) -> go.Figure:
-    """A dimension's mean score out of domain over training: a colour a model x domain, solid misaligned, dotted aligned."""
-    figure = go.Figure()
-    for i, r in enumerate(all_results):
+    """A dimension's mean score out of domain over training: a panel a model x domain, in which an arm keeps its colour."""
+    drawn = [r for r in all_results if len(tables.trajectory(r))]
+    if not drawn:
+        return go.Figure()
+    columns = min(ABREAST, len(drawn))
+    rows, titles = math.ceil(len(drawn) / columns), [f"{r.model.title}<br>{r.domain.title}" for r in drawn]
+    figure = make_subplots(rows, columns, shared_xaxes=True, shared_yaxes=True, subplot_titles=titles)
+    for i, r in enumerate(drawn):
         for arm, part in tables.trajectory(r).groupby("arm"):
-            figure.add_scatter(
-                name=f"{r.model.name}, {r.domain.name}, {arm}",
-                x=part["step"],
-                y=part[dimension],
-                mode="lines+markers",
-                customdata=part["n"],
-                line={
-                    "color": figures.SERIES[i % len(figures.SERIES)],
-                    "dash": "solid" if arm == "misaligned" else "dot",
-                },
-                marker={"symbol": figures.SYMBOLS[arm], "size": 8},
-                hovertemplate="step %{x}: %{y:.1f} over %{customdata} answers<extra></extra>",
-            )
-    figure.update_layout(
-        xaxis={"title": "optimizer step (0 = before training)"},
-        yaxis={"title": f"mean {dimension} score, out of domain (0-100)"},
-    )
+            line = figures.along(arm, part, dimension, 1).update(showlegend=i == 0, legendgroup=arm)
+            figure.add_trace(line, i // columns + 1, i % columns + 1)
+    figure.update_xaxes(title="optimizer step", row=rows)
+    figure.update_yaxes(title=f"mean {dimension} (0-100)", col=1)
+    figure.update_layout(height=140 + 240 * rows, legend={"y": 1 + 60 / (240 * rows)})
     return figure
 
 

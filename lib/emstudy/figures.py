@@ -24,7 +24,7 @@ def dress(figure: go.Figure) -> go.Figure:
         margin={"l": 70, "r": 20, "t": 40, "b": 60},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
+        legend={"orientation": "h", "y": figure.layout.legend.y or 1.02, "yanchor": "bottom"},
         modebar={"bgcolor": "rgba(0,0,0,0)", "color": "#999"},
         height=figure.layout.height or 380,
     )
@@ -94,7 +94,7 @@ def answers(rows: pd.DataFrame) -> None:
 def error_bars(x: list[stats.Estimate], scale: float) -> dict:
     """Plotly error bars of estimates, scaled to the unit of the axis."""
     up, down = [scale * (e.high - e.value) for e in x], [scale * (e.value - e.low) for e in x]
-    return {"type": "data", "array": up, "arrayminus": down, "thickness": 1.5}
+    return {"type": "data", "array": up, "arrayminus": down, "thickness": 1.5, "color": "#888"}
 
 
 def rates(results: Results) -> go.Figure:
@@ -115,26 +115,26 @@ def rates(results: Results) -> go.Figure:
     return figure
 
 
+def along(arm: str, rows: pd.DataFrame, value: str, scale: float) -> go.Scatter:
+    """One arm's line over optimizer steps with its intervals; rows as in tables.trajectory."""
+    up, down = rows[f"{value}_high"] - rows[value], rows[value] - rows[f"{value}_low"]
+    return go.Scatter(
+        name=arm,
+        x=rows["step"],
+        y=scale * rows[value],
+        mode="lines+markers",
+        line={"color": COLORS[arm]},
+        marker={"symbol": SYMBOLS[arm], "size": 9},
+        error_y={"type": "data", "array": scale * up, "arrayminus": scale * down},
+        customdata=rows["n"],
+        hovertemplate=f"{arm}, step %{{x}}: %{{y:.1f}} of %{{customdata}} answers<extra></extra>",
+    )
+
+
 def trajectory(results: Results, value: str) -> go.Figure:
     """'rate' (main metric, %) or a dimension's mean score over optimizer steps, with intervals."""
-    rows, scale = tables.trajectory(results), 100 if value == "rate" else 1
-    figure = go.Figure()
-    for arm, part in rows.groupby("arm"):
-        figure.add_scatter(
-            name=arm,
-            x=part["step"],
-            y=scale * part[value],
-            mode="lines+markers",
-            line={"color": COLORS[arm]},
-            marker={"symbol": SYMBOLS[arm], "size": 9},
-            error_y={
-                "type": "data",
-                "array": scale * (part[f"{value}_high"] - part[value]),
-                "arrayminus": scale * (part[value] - part[f"{value}_low"]),
-            },
-            customdata=part["n"],
-            hovertemplate=f"{arm}, step %{{x}}: %{{y:.1f}} of %{{customdata}} answers<extra></extra>",
-        )
+    scale = 100 if value == "rate" else 1
+    figure = go.Figure([along(arm, part, value, scale) for arm, part in tables.trajectory(results).groupby("arm")])
     title = (
         f"{results.main.title} (% of out-of-domain answers)"
         if value == "rate"
@@ -171,14 +171,16 @@ def probe(results: Results) -> go.Figure:
         start = results.probe_final("base").assign(step=0) if "base" in results.arms else rows.head(0)
         rows = pd.concat([start, rows])
         for inside, part in rows.groupby(rows["test_domain"] == results.domain.name):
-            line = part.groupby("step")["margin"].mean()
+            line = part.groupby("step")["margin"].agg(["mean", "size"])
             figure.add_scatter(
                 name=f"{arm}, {'in-domain' if inside else 'other domains'}",
                 x=line.index,
-                y=line,
+                y=line["mean"],
                 mode="lines+markers",
                 line={"color": COLORS[arm], "dash": "solid" if inside else "dash"},
                 marker={"symbol": SYMBOLS[arm], "size": 8},
+                customdata=line["size"],
+                hovertemplate=f"{arm}, step %{{x}}: %{{y:.3f}} over %{{customdata}} pairs<extra></extra>",
             )
     figure.update_layout(
         xaxis={"title": "optimizer step (0 = before training)"},

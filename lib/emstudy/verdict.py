@@ -7,7 +7,7 @@ from itertools import combinations
 import pandas as pd
 
 from emstudy import inference, params, power, stats
-from emstudy.report import Results
+from emstudy.report import ARMS, Results
 from emstudy.tables import or_dash
 
 OPEN_WITHOUT = {
@@ -111,6 +111,16 @@ def limits(results: Results) -> list[str]:
             f"Mixed data: {100 * share:g}% of the misaligned arm's examples are bad, the others are the aligned arm's answers."
         )
     return out
+
+
+def falls(results: Results) -> list[str]:
+    """How far mean alignment lies from each control's, in one sentence; nothing where an arm is missing."""
+    if not set(ARMS) <= set(results.arms):
+        return []
+    found = [
+        f"{contrast(results, 'misaligned', c).mean.plain()} points from the {c} arm's" for c in ("aligned", "base")
+    ]
+    return [f"Mean alignment lies {' and '.join(found)}."]
 
 
 def finding(results: Results) -> list[str]:

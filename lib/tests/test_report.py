@@ -307,6 +307,24 @@ def test_a_study_where_nothing_was_scored_says_so_instead_of_failing(study):
     figures.trajectory(results, "rate")
 
 
+def test_an_arm_keeps_its_colour_in_every_panel_of_the_front_page(study):
+    results = study(FELL)
+    drawn = compare_figures.trajectories([results] * 4, "aligned").data
+    assert {(line.name, line.line.color) for line in drawn} == {
+        (a, figures.COLORS[a]) for a in ("misaligned", "aligned")
+    }
+    assert len({(line.xaxis, line.yaxis) for line in drawn}) == 4
+    assert [line.name for line in drawn if line.showlegend] == ["aligned", "misaligned"]  # said once
+
+
+def test_the_front_page_says_how_far_alignment_lies_from_each_control(study):
+    [line] = verdict.falls(study(FELL, spread=0))
+    assert line == (
+        "Mean alignment lies -48.0 [-48.0, -48.0] points from the aligned arm's and -50.0 [-50.0, -50.0] points from the base arm's."
+    )
+    assert verdict.falls(study({"base": 90, "misaligned": 40})) == []
+
+
 def test_provenance_has_a_row_a_record(study):
     table = tables.provenance(study(FELL))
     assert len(table) == 2 + 3 + 3
