@@ -171,6 +171,22 @@ def test_a_page_fits_a_narrow_window(opened, driver):
     assert room == 390 and width <= room
 
 
+WORDS = """const ink = getComputedStyle(document.body).color, fill = e => getComputedStyle(e).fill;
+return [ink, [...document.querySelectorAll('.js-plotly-plot svg text')].filter(e => e.textContent && !e.closest('.plot, .hm, .hoverlayer'))
+  .filter(e => fill(e) !== ink).map(e => e.textContent)]"""
+
+
+def test_the_words_of_every_figure_can_be_read_on_dark_paper(opened, driver):
+    dark = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", dark)
+    try:
+        ink, dim = driver.execute_script(WORDS)
+    finally:
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    assert ink == "rgb(230, 232, 236)"
+    assert dim == []
+
+
 def test_the_default_studys_pages_weigh_less_than_10_mb():
     assets = [f for f in (paths.REPORTS / "assets").iterdir() if f.is_file()]
     assert len(committed()) > 2 and len(assets) > 1
