@@ -49,6 +49,16 @@ def test_a_course_that_turns_back_by_15_points_is_found(monkeypatch):
     assert np.mean(found) >= 0.9
 
 
+def test_the_onsets_interval_holds_the_true_step_often_enough(monkeypatch):
+    monkeypatch.setattr(trends, "REPLICATES", 200)
+    rng, held = np.random.default_rng(3), []
+    for _ in range(150):
+        at = trends.change_point(trends.resampled(simulated(rng, [70.0, 70, 65, 65, 65])))
+        low, high = np.quantile(at, [0.025, 0.975])
+        held.append(low <= 2 <= high)
+    assert np.mean(held) >= 0.93
+
+
 def test_no_trend_raises_few_alarms():
     rng = np.random.default_rng(2)
     assert np.mean([trends.page(simulated(rng, [60.0] * 5))[1] < 0.05 for _ in range(300)]) <= 0.08
