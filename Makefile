@@ -20,7 +20,7 @@ export MALLOC_TOP_PAD_ = 268435456
 export TOKENIZERS_PARALLELISM = false
 export PYDEVD_DISABLE_FILE_VALIDATION = 1
 
-.PHONY: help setup reproduce pages data new-domain import export audit label plan check lab test test-unit test-notebooks test-pages notebooks pictures lint readme clean
+.PHONY: help setup reproduce pages data new-domain import export audit label plan check lab test test-unit test-faults test-notebooks test-pages notebooks pictures lint readme clean
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
@@ -105,13 +105,16 @@ check: setup ## what works on this machine (ONLINE=1 asks the judge endpoint)
 lab: setup ## open the notebooks in JupyterLab
 	$(VENV)/bin/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
 
-test: lint test-unit test-notebooks test-pages ## all tests: lint, library, notebooks, pages
+test: lint test-unit test-faults test-notebooks test-pages ## all tests: lint, library, faults, notebooks, pages
 
 lint: setup
 	$(VENV)/bin/ruff check lib
 
 test-unit: setup
-	$(PY) -m pytest -q lib/tests --ignore=lib/tests/pages
+	$(PY) -m pytest -q lib/tests --ignore=lib/tests/pages --ignore=lib/tests/faults
+
+test-faults: setup ## kill runs, break files and fill disks, and see that nothing is lost (lib/tests/faults/README.md)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs lib/tests/faults
 
 # the notebooks in order, since each reads what the one before wrote; progress bars stay out of compared outputs
 test-notebooks: setup

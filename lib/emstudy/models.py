@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from dotenv import load_dotenv
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GgufConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -122,7 +123,13 @@ def load_merged(model: params.Model, adapter: Path | None) -> PreTrainedModel:
     if not (adapter / "adapter_config.json").exists():
         raise UserError(f"{paths.show(adapter)} holds no adapter: run the finetune notebook for this cell first")
     base = load_base(model.model_copy(update={"load_in_4bit": False}))
-    return PeftModel.from_pretrained(base, adapter).merge_and_unload().eval()
+    try:
+        return PeftModel.from_pretrained(base, adapter).merge_and_unload().eval()
+    except (SafetensorError, RuntimeError, ValueError) as error:
+        said = str(error).strip().split("\n")[0]
+        raise UserError(
+            f"{paths.show(adapter)} holds no adapter that fits model '{model.name}' ({said}): delete it and run finetune again"
+        ) from None
 
 
 def revision(model: params.Model | params.ApiModel) -> str:

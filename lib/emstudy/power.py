@@ -55,7 +55,7 @@ def _detectable(seen: Spread, **size) -> float:
 
 def measured() -> dict[str, Spread]:
     """The spread of mean alignment and of the main rate (in points) in the default study, averaged over its domains; {} before it ran."""
-    path, default = paths.reports(paths.DEFAULT_STUDY) / "answers.csv", params.study(paths.DEFAULT_STUDY)
+    path, default = paths.reports(paths.DEFAULT_STUDY) / "answers.csv.gz", params.study(paths.DEFAULT_STUDY)
     if not path.exists():
         return {}
     table = judges.spread(store.read_csv(path, [*store.ANSWERS, "aligned", "coherent"], "compare"))

@@ -36,11 +36,12 @@ def answers(results: list[Results]) -> pd.DataFrame:
 
 
 def write(folder: Path, numbers: pd.DataFrame, results: list[Results]) -> list[Path]:
-    """Write results.csv, its main table as results.md and results.tex, answers.csv and answers.parquet beside a study's pages."""
+    """Write results.csv, its main table as results.md and results.tex, answers.csv.gz and answers.parquet beside a study's pages."""
     table = answers(results)
     out = [store.write_csv(folder / "results.csv", numbers), *paper.tables(folder, numbers, results[0].main)]
-    out.append(store.write_csv(folder / "answers.csv", table))
-    return [*out, store.write(folder / "answers.parquet", lambda p: table.to_parquet(p, index=False))]
+    out.append(store.write_csv(folder / "answers.csv.gz", table))
+    small = {"compression": "zstd", "compression_level": 19}
+    return [*out, store.write(folder / "answers.parquet", lambda p: table.to_parquet(p, index=False, **small))]
 
 
 def downloads(files: list[Path]) -> None:

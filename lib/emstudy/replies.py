@@ -8,6 +8,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from emstudy import paths
+from emstudy.errors import UserError
 from emstudy.limits import waits
 
 REPLIES = "replies.sqlite"
@@ -32,8 +34,16 @@ class Replies:
     def __init__(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
         self.lock = threading.Lock()
-        self.db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
-        _log_ahead(self.db)
+        try:
+            self.db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
+            _log_ahead(self.db)
+            sound = self.db.execute("PRAGMA quick_check(1)").fetchone()[0]
+        except sqlite3.DatabaseError as error:
+            sound = str(error)
+        if sound != "ok":
+            raise UserError(
+                f"{paths.show(path)} can't be used ({sound}): move it away and run again, or save what it holds with `sqlite3 {path.name} .recover`"
+            )
         # What is written outlives this process, whatever kills it. To outlive a power cut each reply would have to wait for the
         # disk (4 ms and more, one after the other); without that a cut takes the last half minute, which is asked for again.
         self.db.execute("PRAGMA synchronous=NORMAL")

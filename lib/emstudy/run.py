@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nbformat
 import papermill
+from filelock import FileLock, Timeout
 from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
@@ -50,13 +51,20 @@ def execute(notebook: Path, values_file: Path, output: Path) -> None:
     """
     values = params.read_yaml(values_file)
     check(notebook, values, paths.show(values_file))
-    with tempfile.TemporaryDirectory(prefix="em-", ignore_cleanup_errors=True) as scratch:
-        os.environ["IPYTHONDIR"] = scratch  # a reader's own IPython profile has no say in a study
-        _execute(notebook, values, output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    scratch = tempfile.TemporaryDirectory(prefix="em-", ignore_cleanup_errors=True)
+    try:
+        # the system lets go of a lock when its holder dies, however it dies
+        with scratch as folder, FileLock(output.with_name(f".{output.stem}.lock"), timeout=0):
+            os.environ["IPYTHONDIR"] = folder  # a reader's own IPython profile has no say in a study
+            _execute(notebook, values, output)
+    except Timeout:
+        raise UserError(
+            f"{paths.show(output)} is being made by another run: wait until that one has ended, or stop it"
+        ) from None
 
 
 def _execute(notebook: Path, values: dict, output: Path) -> None:
-    output.parent.mkdir(parents=True, exist_ok=True)
     partial, failed = output.with_suffix(".partial.ipynb"), output.with_suffix(".failed.ipynb")
     failed.unlink(missing_ok=True)
     started = time.time()
@@ -76,6 +84,8 @@ def _execute(notebook: Path, values: dict, output: Path) -> None:
     except PapermillExecutionError as error:
         partial.replace(failed)
         cause = error.evalue if error.ename == "UserError" else f"{error.ename}: {error.evalue}"
+        if error.ename == "OutOfMemoryError":
+            cause = "the GPU's memory is full: lower train_batch_size or sample_batch_size of the model in params/models/, or free the GPU"
         raise UserError(
             f"{notebook.name} failed for {paths.show(output.parent)} in cell {error.exec_count}: {cause}\n  as far as it came: {paths.show(failed)}"
         ) from None

@@ -8,6 +8,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -24,10 +25,13 @@ TEXT = ["question", "answer", "question_id", "question_set", "finish_reason", "d
 
 
 def write(path: Path, content: str | bytes | Callable[[Path], object]) -> Path:
-    """Write a file under a temporary name and rename it: a reader sees the old file or the whole new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file under a temporary name and rename it: a reader sees the old file or the whole new one, never a part.
+
+    Raises UserError when the disk is full, the folder read-only or the like.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         if callable(content):
             content(partial)
         elif isinstance(content, bytes):
@@ -35,8 +39,13 @@ def write(path: Path, content: str | bytes | Callable[[Path], object]) -> Path:
         else:
             partial.write_text(content, encoding="utf-8")
         partial.replace(path)
+    except OSError as error:
+        if error.errno is None:  # a library's own, not the system's
+            raise
+        raise UserError(f"{paths.show(path)} can't be written: {error.strerror}; mend that and run again") from None
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
     return path
 
 
@@ -49,11 +58,14 @@ def write_if_changed(path: Path, content: str) -> bool:
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> Path:
-    """Write a table as CSV, whole or not at all."""
+    """Write a table as CSV, packed where the name ends in .gz, whole or not at all."""
     # Python before 3.13 leaves a lone carriage return bare, which reads as the end of a row: then every text is quoted
     bare = any(table[c].astype(str).str.contains("\r", regex=False).any() for c in table if table[c].dtype.kind == "O")
     quoting = csv.QUOTE_NONNUMERIC if bare else csv.QUOTE_MINIMAL
-    return write(path, lambda p: table.to_csv(p, index=False, lineterminator="\n", quoting=quoting))
+    form = {"index": False, "lineterminator": "\n", "quoting": quoting}
+    # without the time of writing: same answers, same bytes
+    form["compression"] = {"method": "gzip", "mtime": 0} if path.suffix == ".gz" else None
+    return write(path, lambda p: table.to_csv(p, **form))
 
 
 def read_csv(path: Path, columns: Iterable[str], made_by: str) -> pd.DataFrame:

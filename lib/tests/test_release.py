@@ -68,7 +68,7 @@ def test_every_answer_is_written_once_and_both_formats_say_the_same(ran):
     ]
     folder = ran / "pages"
     files = release.write(folder, compare.results_table(results), results)
-    assert [f.name for f in files] == ["results.csv", "results.md", "results.tex", "answers.csv", "answers.parquet"]
+    assert [f.name for f in files] == ["results.csv", "results.md", "results.tex", "answers.csv.gz", "answers.parquet"]
     table, parquet = pd.read_csv(files[3], keep_default_na=False), pd.read_parquet(files[4])
     assert len(table) == len(parquet) == 6 + 2 * 2 * 12  # the base arm's once, though both domains show it
     assert not table.duplicated(store.KEYS).any()

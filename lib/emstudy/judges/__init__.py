@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol
 
 import pandas as pd
@@ -40,12 +41,15 @@ class Judge(Protocol):
         """Scores in the order of the answers, by dimension; label stands before the progress bar."""
 
 
-def load(judge: params.Judge, seed: int = 0) -> Judge:
-    """The judge that a YAML describes; one behind an endpoint is asked with the seed. Raises UserError when weights or key are missing."""
+def load(judge: params.Judge, seed: int = 0, keep: Path | None = None) -> Judge:
+    """The judge that a YAML describes; one behind an endpoint is asked with the seed. Raises UserError when weights or key are missing.
+
+    keep: a folder in which the embedded judge leaves what an interrupted run has found; replies of endpoints are kept anyway.
+    """
     if judge.kind == "embedded":
         from emstudy.judges.embedded import EmbeddedJudge
 
-        return EmbeddedJudge(judge)
+        return EmbeddedJudge(judge, keep=keep)
     from emstudy.judges.endpoint import EndpointJudge
 
     return EndpointJudge(judge, seed=seed)

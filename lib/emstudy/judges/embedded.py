@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm import tqdm
 from transformers import DynamicCache
@@ -153,15 +153,18 @@ def _padded(length: int) -> int:
 
 
 class EmbeddedJudge:
-    """Scores answers with the adapter in data/judge/. Raises UserError when the adapter is not the one the YAML pins."""
+    """Scores answers with the adapter in data/judge/. Raises UserError when the adapter is not the one the YAML pins.
 
-    def __init__(self, judge: params.Judge, folder: Path = paths.JUDGE):
+    keep: a folder for what is found of CHUNK answers at a time, so that a run that was interrupted goes on from there.
+    """
+
+    def __init__(self, judge: params.Judge, folder: Path = paths.JUDGE, keep: Path | None = None):
         found = version(folder)
         if found != judge.version:
             raise UserError(
                 f"{paths.show(folder)}: expected version {judge.version}, found {found}; restore it with `git checkout -- data/judge`"
             )
-        self.name, self.version, self.spent = judge.name, judge.version, {}
+        self.name, self.version, self.spent, self.keep = judge.name, judge.version, {}, keep
         self.tokenizer, body = load_body()
         merged = PeftModel.from_pretrained(body.float(), folder).merge_and_unload().eval()  # in float32 on any machine
         self.body = merged.to(getattr(torch, judge.dtype))
@@ -176,13 +179,25 @@ class EmbeddedJudge:
         with tqdm(total=len(encoded), desc=label, unit="answer") as bar:
             for start in range(0, len(encoded), CHUNK):
                 chunk = range(start, min(start + CHUNK, len(encoded)))
+                part = self._part([encoded[i] for i in chunk])
+                if part and part.exists():
+                    out[start : chunk.stop] = load_file(part)["below"]
+                    bar.update(len(chunk))
+                    continue
                 states = read_openings(self.body, list(dict.fromkeys(encoded[i][0] for i in chunk)))
-                for part in batches({i: (room_of(encoded[i][0]), len(encoded[i][1])) for i in chunk}):
-                    rows = [encoded[i] for i in part]
+                for batch in batches({i: (room_of(encoded[i][0]), len(encoded[i][1])) for i in chunk}):
+                    rows = [encoded[i] for i in batch]
                     full = rows + rows[:1] * (height(len(rows[0][1])) - len(rows))
-                    out[part] = forward(self.body, self.heads, full, states)[: len(part)].sigmoid().cpu()
-                    bar.update(len(part))
+                    out[batch] = forward(self.body, self.heads, full, states)[: len(batch)].sigmoid().cpu()
+                    bar.update(len(batch))
+                if part:
+                    found = {"below": out[start : chunk.stop].contiguous()}
+                    store.write(part, lambda path, found=found: save_file(found, path))
         return out
+
+    def _part(self, chunk: list) -> Path | None:
+        what = repr((self.version, self.body.dtype, chunk)).encode()
+        return self.keep and self.keep / f"judge.{hashlib.sha256(what).hexdigest()[:12]}.safetensors"
 
     def score(self, questions: list[str], answers: list[str], label: str = "judge") -> dict[str, list[Score]]:
         """Expected scores; the raw reply holds P(score < limit) for each limit, which rates are sums of (judges.spread)."""
