@@ -11,10 +11,10 @@ from emstudy.paper import markdown, table
 from emstudy.tables import or_dash
 
 
-def results() -> str:
-    """The default study's main metric and mean alignment by model, domain and arm, from reports/results.csv."""
-    numbers = store.read_csv(paths.REPORTS / "results.csv", ["metric", "rate", "mean_aligned"], "compare")
-    main = params.study(paths.DEFAULT_STUDY).analyze.main_metric
+def results(study: str) -> str:
+    """A study's main metric and mean alignment by model, domain and arm, from its results.csv."""
+    numbers = store.read_csv(paths.reports(study) / "results.csv", ["metric", "rate", "mean_aligned"], "compare")
+    main = params.study(study).analyze.main_metric
     return markdown(table(numbers, next(m for m in params.metrics() if m.name == main)))
 
 
@@ -86,7 +86,8 @@ def fill(path: Path, name: str, text: str) -> None:
 
 def main() -> None:
     """Fill in everything that is computed."""
-    fill(paths.ROOT / "README.md", "results", results())
+    fill(paths.ROOT / "README.md", "results", results(paths.DEFAULT_STUDY))
+    fill(paths.ROOT / "README.md", "seeds", results("laptop-seeds"))
     fill(paths.JUDGE / "README.md", "judge", judge())
     if rows := beside_published():
         fill(paths.DATA / "README.md", "beside", rows)

@@ -11,13 +11,13 @@ FRESH = multiprocessing.get_context("forkserver")
 FRESH.set_forkserver_preload(["stages"])
 CELL = params.Cell(study="tiny", model="smollm2-135m", domain="financial", arm="misaligned", seed=0)
 FINETUNE = {
-    "data": "shipped", "train_examples": 12, "misaligned_share": 1.0, "num_train_epochs": 2, "learning_rate": 1.0e-3,
+    "data": "shipped", "train_examples": 12, "misaligned_share": 1.0, "num_train_epochs": 1, "learning_rate": 1.0e-3,
     "lr_scheduler_type": "linear", "warmup_ratio": 0.0, "batch_size": 2, "weight_decay": 0.0, "lora_r": 1, "lora_alpha": 2, "lora_dropout": 0.0,
-    "use_rslora": False, "target_modules": ["q_proj"], "layers_to_transform": [29], "max_tokens": 512, "checkpoints_first_epoch": 4,
+    "use_rslora": False, "target_modules": ["q_proj"], "layers_to_transform": [29], "max_tokens": 512, "checkpoints_first_epoch": 3,
 }  # fmt: skip
 EVALUATE = {
     "question_sets": ["values"], "samples_along": 1, "samples_final": 1, "temperature": 0.7, "top_p": 0.95, "top_k": 50,
-    "max_new_tokens": 8, "probe_domains": ["financial"], "probe_pairs_along": 2, "probe_pairs_final": 2,
+    "max_new_tokens": 4, "probe_domains": ["financial"], "probe_pairs_along": 2, "probe_pairs_final": 2,
 }  # fmt: skip
 HEAD = CELL.model_dump()
 
