@@ -52,7 +52,7 @@ def test_a_failing_cell_is_named_with_its_cause_and_leaves_no_output(tmp_path):
     assert text.startswith("tiny.ipynb failed for ")
     assert "in cell 4: no such thing; do that instead\n" in text  # parameters, what make injected, print, this
     assert "out/tiny.failed.ipynb" in text
-    assert [p.name for p in output.parent.iterdir()] == ["tiny.failed.ipynb"]
+    assert [p.name for p in output.parent.glob("[!.]*")] == ["tiny.failed.ipynb"]
     assert "got here" in (output.parent / "tiny.failed.ipynb").read_text()
 
 
@@ -87,7 +87,7 @@ def executed(tmp_path_factory):
 
 
 def test_success_leaves_the_output_alone_with_the_given_values(executed):
-    assert [p.name for p in executed.parent.iterdir()] == ["tiny.ipynb"]
+    assert [p.name for p in executed.parent.glob("[!.]*")] == ["tiny.ipynb"]
     assert "limit 2 b" in executed.read_text()
 
 
