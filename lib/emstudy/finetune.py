@@ -132,12 +132,14 @@ class Keep(TrainerCallback):
 
 @dataclass(frozen=True)
 class Result:
-    """What a finetuning run leaves: its log (store.TRAIN_LOG), its checkpoints by step, tokens a pass, trainable parameters."""
+    """What a finetuning run leaves: its log (store.TRAIN_LOG), its checkpoints by step, tokens a pass, trainable parameters, and
+    the seconds of its training, loading aside (of the last part, where it was interrupted)."""
 
     log: pd.DataFrame
     checkpoints: dict[int, Path]
     tokens: int
     trainable: int
+    seconds: float
 
 
 def lora(settings: params.Finetune) -> LoraConfig:
@@ -206,7 +208,7 @@ def finetune(cell: params.Cell, settings: params.Finetune, model: params.Model, 
     trainer = AnswerTrainer(peft_model, arguments, train_dataset=encoded, data_collator=collate, callbacks=[keep])
     trainer.remove_callback(PrinterCallback)
     trainer.model_accepts_loss_kwargs = True
-    trainer.train(resume_from_checkpoint=last)
+    done = trainer.train(resume_from_checkpoint=last)
     keep.bar.close()
     log = pd.DataFrame([r for r in trainer.state.log_history if "loss" in r])[store.TRAIN_LOG]
     shutil.rmtree(cell.folder / "trainer", ignore_errors=True)
@@ -215,4 +217,5 @@ def finetune(cell: params.Cell, settings: params.Finetune, model: params.Model, 
         checkpoints=models.adapter_steps(cell.folder),
         tokens=sum(len(e["input_ids"]) for e in encoded),
         trainable=sum(p.numel() for p in peft_model.parameters() if p.requires_grad),
+        seconds=done.metrics["train_runtime"],
     )

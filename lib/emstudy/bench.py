@@ -1,0 +1,93 @@
+"""How fast this is beside other ways to do the same, on this machine, in one run: contestants take turns, ratios are taken within a round."""
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+
+import pandas as pd
+import plotly.graph_objects as go
+import torch
+from tqdm import tqdm
+
+from emstudy import params, store
+
+GEMM = [(2048, 2048, 2048), (904, 576, 1536), (904, 1536, 576), (4096, 1024, 4096)]  # rows, inputs, outputs
+
+
+def machine() -> pd.DataFrame:
+    """The machine in words, and its own ceiling: the best measured rate of a matrix product in bf16 and fp32, GFLOP/s."""
+    rows = {"hardware": store.hardware(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    rows |= {f"{name} GEMM, GFLOP/s": round(gemm(getattr(torch, name))) for name in ("bfloat16", "float32")}
+    rows["load of the machine before (1 minute)"] = round(os.getloadavg()[0], 1)
+    return pd.DataFrame(rows.items(), columns=["what", "found"])
+
+
+def gemm(dtype: torch.dtype, seconds: float = 0.5) -> float:
+    """The best rate over GEMM's sizes, GFLOP/s; each is repeated for so many seconds and its quickest product counts."""
+    best = 0.0
+    for m, k, n in GEMM:
+        x, w, end = torch.randn(m, k).to(dtype), torch.randn(n, k).to(dtype), time.time() + seconds
+        while time.time() < end:
+            started = time.perf_counter()
+            torch.nn.functional.linear(x, w)
+            best = max(best, 2e-9 * m * k * n / (time.perf_counter() - started))
+    return best
+
+
+def rounds(contestants: dict[str, Callable[[], tuple[float, float]]], times: int, what: str) -> pd.DataFrame:
+    """Let contestants take turns, `times` over; each call returns (work done, seconds). One row a turn: round, contestant, rate."""
+    rows = []
+    with tqdm(total=times * len(contestants), desc=what, unit="turn") as bar:
+        for k in range(times):
+            for name, call in contestants.items():
+                work, seconds = call()
+                rows.append({"round": k, "contestant": name, "rate": work / seconds, "seconds": seconds})
+                bar.update()
+    return pd.DataFrame(rows)
+
+
+def compared(turns: pd.DataFrame, ours: str, unit: str) -> pd.DataFrame:
+    """Median rate of each contestant, and how many times as fast ours is: the median over rounds with the lowest and highest."""
+    wide = turns.pivot(index="round", columns="contestant", values="rate")
+    rows = []
+    for name in turns["contestant"].unique():
+        ratio = wide[ours] / wide[name]
+        said = f"{ratio.median():.1f} [{ratio.min():.1f}, {ratio.max():.1f}]"
+        rows.append({"contestant": name, unit: round(wide[name].median(), 1), "ours is so many times as fast": said})
+    return pd.DataFrame(rows)
+
+
+def figure(turns: pd.DataFrame, unit: str) -> go.Figure:
+    """Every turn's rate as a point, a line a contestant."""
+    return go.Figure(
+        go.Scatter(x=turns["rate"], y=turns["contestant"], mode="markers", marker={"color": "#0072b2", "size": 10}),
+        {"xaxis": {"title": unit, "rangemode": "tozero"}, "height": 160 + 40 * turns["contestant"].nunique()},
+    )
+
+
+def flops_a_token(model, answer_share: float) -> float:
+    """FLOPs that training must spend on a token with frozen base weights: 2 a weight forward and 2 backward (to inputs alone).
+
+    The head counts for the share of tokens that the loss sees. Adapters and attention are left out, so a share of the ceiling is
+    at least what this says. Source of 2 a weight: Kaplan et al. (2020), Scaling laws, section 2.1.
+    """
+    body = sum(p.numel() for n, p in model.model.named_parameters() if "embed" not in n and p.ndim == 2)
+    return 4 * (body + answer_share * model.lm_head.weight.numel())
+
+
+def straight_line(sizes: list[float], seconds: list[float]) -> dict[str, float]:
+    """Least squares: the fixed part (seconds), the slope (seconds a unit) and R squared."""
+    slope, fixed = statistics.linear_regression(sizes, seconds)
+    return {"fixed": fixed, "slope": slope, "r2": statistics.correlation(sizes, seconds) ** 2}
+
+
+def share_of_ceiling(rate: float, flops: float, ceiling: float) -> str:
+    """Tokens a second times FLOPs a token over the measured GFLOP/s, in percent."""
+    return f"{rate * flops / (ceiling * 1e9):.0%}"
+
+
+def default_recipe() -> tuple[params.Study, params.Model]:
+    """The default study and its model, whose settings all contestants share."""
+    found = params.study(params.paths.DEFAULT_STUDY)
+    return found, params.model(found.models[0])
