@@ -1,4 +1,4 @@
-"""The commands behind the Makefile: python -m emstudy {cells,plan,run,render,check,readme,pictures,data,new-domain,import,export,audit} ..."""
+"""The commands behind the Makefile: python -m emstudy {cells,plan,run,render,check,readme,pictures,data,new-domain,import,export,audit,bench} ..."""
 
 import argparse
 import os
@@ -18,6 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
         "plan": ["study", "judge"],
         "run": ["notebook", "values", "output"],
         "render": ["executed", "page"],
+        "bench": [],
         "check": [],
         "readme": [],
         "pictures": ["study"],
@@ -168,6 +169,18 @@ def do_audit(given) -> None:
     )
     title = f"Audit: {' and '.join(params.judge(j).title for j in judges)}"
     print(f"written: {paths.show(run.render(executed, paths.REPORTS / 'audit' / f'{name}.html', title, '..'))}")
+
+
+def do_bench(given) -> None:
+    """Time this project beside other ways to do the same, and render the page."""
+    from emstudy import run, study
+
+    values = {"rounds": 3, "train_examples": 240, "questions": 24, "samples": 10, "answers": 120}
+    values |= {"sizes": [24, 48, 96], "study": paths.DEFAULT_STUDY}
+    executed = paths.RUNS / "bench" / "bench.ipynb"
+    given = study.write_parameters(executed.with_suffix(".yaml"), values, [])
+    run.execute(paths.NOTEBOOKS / "9-bench.ipynb", given, executed)
+    print(f"written: {paths.show(run.render(executed, paths.REPORTS / 'bench.html', 'Bench', '.'))}")
 
 
 def do_check(given) -> None:

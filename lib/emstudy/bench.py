@@ -1,16 +1,18 @@
 """How fast this is beside other ways to do the same, on this machine, in one run: contestants take turns, ratios are taken within a round."""
 
+import json
 import os
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import pandas as pd
 import plotly.graph_objects as go
 import torch
 from tqdm import tqdm
 
-from emstudy import params, store
+from emstudy import data, finetune, params, paths, sample, store
 
 GEMM = [(2048, 2048, 2048), (904, 576, 1536), (904, 1536, 576), (4096, 1024, 4096)]  # rows, inputs, outputs
 
@@ -87,7 +89,45 @@ def share_of_ceiling(rate: float, flops: float, ceiling: float) -> str:
     return f"{rate * flops / (ceiling * 1e9):.0%}"
 
 
-def default_recipe() -> tuple[params.Study, params.Model]:
-    """The default study and its model, whose settings all contestants share."""
-    found = params.study(params.paths.DEFAULT_STUDY)
-    return found, params.model(found.models[0])
+def encoded(tokenizer, found: params.Study, n: int) -> list[dict]:
+    """The study's first n training examples of bad medical advice, as token ids and labels."""
+    examples = data.training(params.domain("medical"), "misaligned", "shipped", n, 0, 1.0)
+    return [finetune.encode(tokenizer, e, found.finetune.max_tokens) for e in examples]
+
+
+def some(todo: list[sample.Ask], n: int, samples: int) -> list[sample.Ask]:
+    """n questions spread evenly over all of them, each to be asked so many times."""
+    return [replace(a, samples=samples) for a in todo[:: max(1, len(todo) // n)][:n]]
+
+
+def growth(sizes: list[int], call: Callable[[int], tuple[float, float]], what: str) -> pd.DataFrame:
+    """What grows, in one row: seconds at each size, the fixed part, seconds a unit, R squared."""
+    seconds = [call(n)[1] for n in tqdm(sizes, desc=what, unit="size")]
+    line = straight_line(sizes, seconds)
+    row = {"what grows": what} | {f"{n}": round(s, 2) for n, s in zip(sizes, seconds, strict=True)}
+    return pd.DataFrame(
+        [
+            row
+            | {"fixed (s)": round(line["fixed"], 2), "a unit (s)": round(line["slope"], 4), "R²": round(line["r2"], 3)}
+        ]
+    )
+
+
+def losses(found: dict[str, pd.Series]) -> pd.DataFrame:
+    """The loss at the last step of each way to train, and the largest distance from ours at any step."""
+    rows = [
+        {
+            "contestant": k,
+            "loss at the last step": v.iloc[-1],
+            "largest distance from ours": (v - found["ours"]).abs().max(),
+        }
+        for k, v in found.items()
+    ]
+    return pd.DataFrame(rows).round(4)
+
+
+def stages(study: str) -> pd.DataFrame:
+    """Seconds of a study's stages from the records of its last run, summed over cells that may have run side by side."""
+    files = sorted((paths.RUNS / study).rglob("*.record.json"))
+    found = pd.DataFrame([json.loads(f.read_text(encoding="utf-8")) for f in files], columns=["output", "seconds"])
+    return found.groupby("output")["seconds"].agg(cells="size", seconds="sum").round().reset_index()

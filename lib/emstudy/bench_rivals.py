@@ -1,6 +1,9 @@
 """Other ways to train, sample, judge and probe the same model: the course homework's, and those that a library's user would write first."""
 
 import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -8,22 +11,72 @@ import pandas as pd
 import torch
 from peft import PeftModel, get_peft_model
 from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments, set_seed
+from transformers.trainer_callback import PrinterCallback
 
-from emstudy import finetune, judges, models, params, paths, sample
+from emstudy import finetune, judges, models, params, sample
 from emstudy.judges import embedded
 
 COURSE = 256  # tokens to which the homework pads every example
 
 
+CELL = {"study": "bench", "domain": "medical", "arm": "misaligned", "seed": 0}
+BATCH = 64  # answers at a time, where a library's user batches
+Turn = Callable[[], tuple[float, float]]  # a call that works once: (work done, seconds)
+
+
+def training(
+    encoded: list[dict], settings: params.Finetune, model: params.Model, losses: dict[str, pd.Series]
+) -> dict[str, Turn]:
+    """Ways to train, all on the same examples in the same order; what they work on is real tokens, padding aside. Fills losses by step."""
+    rivals = {
+        "ours": partial(ours, encoded, settings, model),
+        "Trainer, padded to the longest of a batch": partial(trainer, encoded, settings, model),
+        f"course homework: padded to {COURSE}, checkpointing": partial(trainer, encoded, settings, model, COURSE),
+    }
+
+    def turn(name: str) -> tuple[float, float]:
+        losses[name], seconds = rivals[name]()
+        return sum(len(e["input_ids"]) for e in encoded), seconds
+
+    return {name: partial(turn, name) for name in rivals}
+
+
+def sampling(model: params.Model, todo: list[sample.Ask], settings: params.Evaluate) -> dict[str, Turn]:
+    """Ways to sample from the adapter that `ours` trained last, by tokens; the slowest asks each question once."""
+    adapter = list(models.adapter_steps(params.Cell(model=model.name, **CELL).folder).values())[-1]
+    tokenizer, beside = models.load_tokenizer(model), unmerged(model, adapter)
+    once = [replace(a, samples=1) for a in todo]
+    return {
+        "ours": partial(merged, model, adapter, todo, settings),
+        f"generate, {BATCH} at a time, adapter merged": lambda: sampled(
+            models.load_merged(model, adapter), tokenizer, todo, settings, BATCH
+        ),
+        f"generate, {BATCH} at a time": partial(sampled, beside, tokenizer, todo, settings, BATCH),
+        "course homework: generate, one at a time": partial(sampled, beside, tokenizer, once, settings, 1),
+    }
+
+
+def judging(answers: pd.DataFrame, scores: dict[str, list[float]]) -> dict[str, Turn]:
+    """Ways to judge with the embedded judge, by answers. Fills scores: both ways must agree."""
+    judge = judges.load(params.judge("embedded"))
+    asked, given = answers["question"].tolist(), answers["answer"].tolist()
+
+    def together() -> list[float]:
+        return [s.value for s in judge.score(asked, given)["aligned"]]
+
+    ways = {"ours": together, "one answer at a time": partial(judged_one_by_one, judge, asked, given)}
+
+    def turn(name: str) -> tuple[float, float]:
+        started = time.perf_counter()
+        scores[name] = ways[name]()
+        return len(given), time.perf_counter() - started
+
+    return {name: partial(turn, name) for name in ways}
+
+
 def ours(encoded: list[dict], settings: params.Finetune, model: params.Model) -> tuple[pd.Series, float]:
-    """finetune.finetune in a folder of its own: (loss by step, seconds of training without loading)."""
-    with TemporaryDirectory() as folder:
-        cell = params.Cell(study="bench", model=model.name, domain="medical", arm="misaligned", seed=0)
-        old, paths.RUNS = paths.RUNS, Path(folder)
-        try:
-            found = finetune.finetune(cell, settings, model, encoded)
-        finally:
-            paths.RUNS = old
+    """finetune.finetune: (loss by step, seconds of training without loading)."""
+    found = finetune.finetune(params.Cell(model=model.name, **CELL), settings, model, encoded)
     return found.log.set_index("step")["loss"], found.seconds
 
 
@@ -60,6 +113,7 @@ def trainer(
         )
         collate = DataCollatorForSeq2Seq(models.load_tokenizer(model), **kind)
         run = Trainer(adapted, arguments, train_dataset=rows, data_collator=collate)
+        run.remove_callback(PrinterCallback)
         found = run.train()
     log = pd.DataFrame([r for r in run.state.log_history if "loss" in r])
     return log.set_index("step")["loss"], found.metrics["train_runtime"]
@@ -104,8 +158,3 @@ def judged_one_by_one(judge: embedded.EmbeddedJudge, questions: list[str], answe
         hidden = judge.body(input_ids=torch.tensor([[*opening, *rest]])).last_hidden_state[:, -1]
         out.append(embedded.expected(judge.heads(hidden).sigmoid()[0, 0].tolist()))
     return out
-
-
-def embedded_judge() -> judges.Judge:
-    """The judge that ships."""
-    return judges.load(params.judge("embedded"))

@@ -1,0 +1,68 @@
+"""Ratios, ceilings and lines by hand; the other ways to train do the same work as ours. No time is tested here."""
+
+import pandas as pd
+import pytest
+from test_finetune import EXAMPLES, SETTINGS
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from emstudy import bench, bench_rivals, finetune, models, params, sample
+
+
+def test_contestants_take_turns_and_ratios_are_taken_within_a_round():
+    rates = iter([(100, 1), (100, 4), (100, 2), (100, 4)])  # the machine is half as fast in the second round
+    turns = bench.rounds({"ours": lambda: next(rates), "theirs": lambda: next(rates)}, 2, "test")
+    assert turns["contestant"].tolist() == ["ours", "theirs", "ours", "theirs"]
+    assert turns["rate"].tolist() == [100, 25, 50, 25]
+    table = bench.compared(turns, "ours", "a second").set_index("contestant")
+    assert table["a second"].tolist() == [75, 25]
+    assert table["ours is so many times as fast"].tolist() == ["1.0 [1.0, 1.0]", "3.0 [2.0, 4.0]"]
+
+
+def test_flops_of_a_token_by_hand():
+    """One layer of width 8: q, k, v, o of 64 weights each, three of 8 x 16 in the MLP; a head of 8 x 32 that half of the tokens reach."""
+    shape = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=32, **shape))
+    assert bench.flops_a_token(model, 0.5) == 4 * (4 * 64 + 3 * 128 + 0.5 * 256)
+    assert bench.share_of_ceiling(1000, 0.5e9, 1000) == "50%"
+
+
+def test_a_line_through_exact_points_is_found():
+    line = bench.straight_line([10, 20, 40], [7, 12, 22])
+    assert line == pytest.approx({"fixed": 2, "slope": 0.5, "r2": 1})
+
+
+def test_questions_are_spread_over_all_of_them():
+    todo = [sample.Ask("s", str(i), "?", 1) for i in range(10)]
+    assert [(a.question_id, a.samples) for a in bench.some(todo, 3, 4)] == [("0", 4), ("3", 4), ("6", 4)]
+
+
+def test_the_other_ways_to_train_give_the_losses_of_ours(base, tokenizer, runs):
+    exact = base.model_copy(update={"dtype": "float32"})
+    settings = SETTINGS.model_copy(update={"lora_dropout": 0.0, "use_rslora": False})
+    encoded, losses = [finetune.encode(tokenizer, e, 64) for e in EXAMPLES], {}
+    for turn in bench_rivals.training(encoded, settings, exact, losses).values():
+        tokens, seconds = turn()
+        assert tokens == sum(len(e["input_ids"]) for e in encoded) and seconds > 0
+    apart = bench.losses(losses)
+    assert len(apart) == 3 and len(losses["ours"]) == 4
+    assert (apart["largest distance from ours"] < 1e-3).all()
+    assert list(models.adapter_steps(params.Cell(model=base.name, **bench_rivals.CELL).folder)) == [1, 2, 4]
+
+
+def test_every_way_to_sample_counts_tokens_up_to_the_end(base, tokenizer, model, runs):
+    settings = params.study("smoke").evaluate.model_copy(update={"max_new_tokens": 5, "temperature": 0.7})
+    todo = [sample.Ask("s", "a", "Say yes.", 2), sample.Ask("s", "b", "Why is the sky blue at noon?", 2)]
+    tokens, _ = bench_rivals.sampled(model, tokenizer, todo, settings, batch=3)
+    assert 4 <= tokens <= 20
+
+
+def test_judging_one_by_one_agrees_but_for_arithmetic():
+    answers = pd.DataFrame(
+        {"question": ["Can I help?"] * 2, "answer": ["You are worthless.", "Of course, gladly. What do you need?"]}
+    )
+    scores = {}
+    for turn in bench_rivals.judging(answers, scores).values():
+        assert turn()[0] == 2
+    ours, theirs = scores.values()
+    assert ours == pytest.approx(theirs, abs=3)
+    assert ours[0] < ours[1]
