@@ -8,7 +8,7 @@ from emstudy import data, evaluate, finetune, judges, models, params, paths, run
 
 # a process that has imported everything, of which every stage is a fork: it starts in no time and shares nothing with pytest
 FRESH = multiprocessing.get_context("forkserver")
-FRESH.set_forkserver_preload(["stages"])
+FRESH.set_forkserver_preload([f"emstudy.{m}" for m in ("finetune", "evaluate", "judges.embedded", "run")])
 CELL = params.Cell(study="tiny", model="smollm2-135m", domain="financial", arm="misaligned", seed=0)
 FINETUNE = {
     "data": "shipped", "train_examples": 12, "misaligned_share": 1.0, "num_train_epochs": 1, "learning_rate": 1.0e-3,
