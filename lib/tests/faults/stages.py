@@ -1,11 +1,15 @@
 """One tiny cell, stage by stage as the notebooks run it, each in a process of its own that a test may kill."""
 
 import multiprocessing
+import signal
 import time
 from pathlib import Path
 
 from emstudy import data, evaluate, finetune, judges, models, params, paths, run, store
 
+signal.signal(
+    signal.SIGINT, signal.default_int_handler
+)  # what runs in the background inherits a Ctrl-C that is ignored
 # a process that has imported everything, of which every stage is a fork: it starts in no time and shares nothing with pytest
 FRESH = multiprocessing.get_context("forkserver")
 FRESH.set_forkserver_preload([f"emstudy.{m}" for m in ("finetune", "evaluate", "judges.embedded", "run")])
