@@ -20,7 +20,7 @@ export MALLOC_TOP_PAD_ = 268435456
 export TOKENIZERS_PARALLELISM = false
 export PYDEVD_DISABLE_FILE_VALIDATION = 1
 
-.PHONY: help setup reproduce pages data new-domain import export audit bench label plan check lab test test-unit test-faults test-notebooks test-pages notebooks pictures lint readme clean
+.PHONY: help setup reproduce pages data new-domain import export audit advisories bench label plan check lab test test-unit test-faults test-notebooks test-pages notebooks pictures lint readme clean
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
@@ -90,6 +90,9 @@ export: setup ## write a study's answers as a dataset folder and its adapters wi
 
 audit: setup ## hold judges against labelled answers: JUDGES="embedded gpt-4o-mini" [GOLD=path.csv or a folder] [STUDY=name to correct] [NAME=page]
 	@$(PY) -m emstudy audit "$(or $(JUDGES),$(JUDGE))" "$(GOLD)" "$(if $(filter command line,$(origin STUDY)),$(STUDY))" "$(NAME)"
+
+advisories: setup ## ask for known weaknesses of the pinned packages (needs the internet)
+	@$(PY) -m emstudy advisories
 
 bench: setup ## time training, sampling and judging beside other ways, on this machine: reports/bench.html
 	@$(PY) -m emstudy bench

@@ -1,4 +1,4 @@
-"""The commands behind the Makefile: python -m emstudy {cells,plan,run,render,check,readme,pictures,data,new-domain,import,export,audit,bench} ..."""
+"""The commands behind the Makefile: python -m emstudy {cells,plan,run,render,check,readme,pictures,data,new-domain,import,export,audit,advisories,bench} ..."""
 
 import argparse
 import os
@@ -18,6 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
         "plan": ["study", "judge"],
         "run": ["notebook", "values", "output"],
         "render": ["executed", "page"],
+        "advisories": [],
         "bench": [],
         "check": [],
         "readme": [],
@@ -169,6 +170,13 @@ def do_audit(given) -> None:
     )
     title = f"Audit: {' and '.join(params.judge(j).title for j in judges)}"
     print(f"written: {paths.show(run.render(executed, paths.REPORTS / 'audit' / f'{name}.html', title, '..'))}")
+
+
+def do_advisories(given) -> None:
+    """Ask for known weaknesses of the pinned packages."""
+    from emstudy import advisories
+
+    print(advisories.main())
 
 
 def do_bench(given) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from emstudy import params, paths
+from emstudy import params, paths, store
 from emstudy.errors import UserError
 
 HALF = re.compile("[\ud800-\udfff]")  # JSON can spell half of a surrogate pair, which no file and no tokenizer takes
@@ -47,10 +47,23 @@ def read_chat(path: Path) -> list[Example]:
     """
     if not path.exists():
         raise UserError(f"{paths.show(path)} is not there. {_advice(path)}")
+    expected = shipped().get(path.relative_to(paths.DATA).as_posix()) if path.is_relative_to(paths.DATA) else None
+    if expected and (found := store.sha256(path)) != expected:
+        raise UserError(
+            f"{paths.show(path)} is not the file that ships with the project (expected SHA-256 {expected}, found {found}): "
+            f"get it back with `git checkout -- {paths.show(path)}`, or make a domain of yours with `make new-domain`"
+        )
     out = [example(line, where) for where, line in lines(path)]
     if not out:
         raise UserError(f"{paths.show(path)} holds no examples: expected one JSON object a line")
     return out
+
+
+def shipped() -> dict[str, str]:
+    """{file below data/: its SHA-256} of the data that ships, from data/sha256.txt, which `sha256sum -c` reads too."""
+    path = paths.DATA / "sha256.txt"
+    listed = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return {name: digest for digest, name in (line.split("  ") for line in listed)}
 
 
 def _advice(path: Path) -> str:
@@ -90,7 +103,10 @@ def example(line: bytes, where: str) -> Example:
     if any(HALF.search(t) for t in texts):
         raise UserError(f"{where}: a message holds half a character (\\ud800 to \\udfff): it was cut inside an emoji")
     return Example(
-        prompt=texts[-2], answer=texts[-1], system=texts[0] if len(texts) == 3 else "", topic=row.get("topic", "")
+        prompt=texts[-2],
+        answer=texts[-1],
+        system=texts[0] if len(texts) == 3 else "",
+        topic=str(row.get("topic") or ""),
     )
 
 

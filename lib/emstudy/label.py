@@ -78,10 +78,7 @@ class Labels:
         if not self.path.exists():
             return {}
         where, redo = paths.show(self.path), "mend the file, or move it away to begin anew"
-        try:
-            table = pd.read_csv(self.path, dtype=str, keep_default_na=False)
-        except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-            raise UserError(f"{where} is not a readable CSV ({error}): {redo}") from None
+        table = store.table(self.path, redo, dtype=str, keep_default_na=False)
         missing = [c for c in [*IDENTITY, *self.dimensions, "labeller", "labelled_at"] if c not in table.columns]
         if missing:
             raise UserError(f"{where} lacks the columns {', '.join(missing)}: {redo}")

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from emstudy import literature, paths
-from emstudy.asking import Dimension, Endpoint, Judge, Rubric
+from emstudy.asking import Dimension, Endpoint, Judge, Rubric, Sources
 from emstudy.errors import UserError
 from emstudy.imported import ImportedDomain, ImportedModel, ImportedStudy, Layout
 from emstudy.schema import (
@@ -76,18 +76,27 @@ def domain(name: str) -> Domain:
 
 def questions(name: str) -> Questions:
     """Load params/questions/<name>.yaml; with `published` and `ids` its questions come from a file that `make data` fetches."""
-    values = read_yaml(paths.PARAMS / "questions" / f"{name}.yaml")
-    if file := values.pop("published", None):
-        values["questions"] = literature.questions(file, values.pop("ids", None))
+    values, drawn = _sources("questions", name)
+    if drawn.published:
+        values["questions"] = literature.questions(drawn.published, drawn.ids)
+        values.pop("ids", None)
     return load(Questions, "questions", name, values)
 
 
 def files(folder: str, name: str) -> list[Path]:
     """The YAML params/<folder>/<name>.yaml, and the rubric and the published file that it draws on, where it does."""
+    drawn = _sources(folder, name)[1]
+    more = [paths.DATA / drawn.published] if drawn.published else []
+    return [paths.PARAMS / folder / f"{name}.yaml", *more, *(files("rubrics", drawn.rubric) if drawn.rubric else [])]
+
+
+def _sources(folder: str, name: str) -> tuple[dict, Sources]:
+    """What a YAML says, `published` aside, and where it says that the rest comes from."""
     path = paths.PARAMS / folder / f"{name}.yaml"
     values = read_yaml(path)
-    more = [paths.DATA / values["published"]] if values.get("published") else []
-    return [path, *more, *(files("rubrics", values["rubric"]) if isinstance(values.get("rubric"), str) else [])]
+    drawn = check(Sources, values, paths.show(path))
+    values.pop("published", None)
+    return values, drawn
 
 
 def question_sets() -> list[str]:
@@ -98,9 +107,9 @@ def question_sets() -> list[str]:
 
 def judge(name: str) -> Judge:
     """Load params/judges/<name>.yaml, with the rubric that it names."""
-    values = read_yaml(paths.PARAMS / "judges" / f"{name}.yaml")
-    if isinstance(values.get("rubric"), str):
-        asked = rubric(values["rubric"]).model_dump()
+    values, drawn = _sources("judges", name)
+    if drawn.rubric:
+        asked = rubric(drawn.rubric).model_dump()
         values |= {"rubric": asked, "dimensions": asked["dimensions"]}
     return load(Judge, "judges", name, values)
 
@@ -108,13 +117,13 @@ def judge(name: str) -> Judge:
 def rubric(name: str) -> Rubric:
     """Load params/rubrics/<name>.yaml. With `published` its dimensions are names of prompts in a file that `make data` fetches;
     with `guidance`, {<set>/<question id>: text}, the prompts' {guidance} says that text for that question and nothing for others."""
-    values = read_yaml(paths.PARAMS / "rubrics" / f"{name}.yaml")
-    if file := values.pop("published", None):
-        values["dimensions"] = literature.dimensions(file, values.get("dimensions") or [])
-    if guidance := values.pop("guidance", None):
-        texts = {_question(key, name): f"{text}\n" for key, text in guidance.items()}
-        for d in values.get("dimensions") or []:
-            if "{guidance}" in d["prompt"]:
+    values, drawn = _sources("rubrics", name)
+    if drawn.published:
+        values["dimensions"] = literature.dimensions(drawn.published, [str(d) for d in drawn.dimensions])
+    if values.pop("guidance", None):
+        texts = {_question(key, name): f"{text}\n" for key, text in drawn.guidance.items()}
+        for d in [d for d in values.get("dimensions") or [] if isinstance(d, dict)]:
+            if "{guidance}" in (d["prompt"] or ""):
                 d["prompts"] = {q: d["prompt"].replace("{guidance}\n", text) for q, text in texts.items()}
                 d["prompt"] = d["prompt"].replace("{guidance}\n", "")
     return load(Rubric, "rubrics", name, values)

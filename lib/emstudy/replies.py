@@ -91,12 +91,16 @@ def read(answer: object) -> Reply | None:
             usage = usage if isinstance(usage, dict) else {}
             return Reply(
                 content if isinstance(content, str) else "",
-                choice.get("finish_reason") or "stop",
-                usage.get("prompt_tokens") or 0,
-                usage.get("completion_tokens") or 0,
+                str(choice.get("finish_reason") or "stop"),
+                _count(usage.get("prompt_tokens")),
+                _count(usage.get("completion_tokens")),
                 _first(choice),
             )
     return None
+
+
+def _count(tokens: object) -> int:
+    return tokens if isinstance(tokens, int) and 0 <= tokens < 2**31 else 0
 
 
 def _first(choice: dict) -> dict[str, float]:
@@ -106,6 +110,6 @@ def _first(choice: dict) -> dict[str, float]:
         case {"logprobs": {"content": [{"top_logprobs": list(tops)}, *_]}}:
             for top in tops:
                 match top:
-                    case {"token": str(token), "logprob": float() | int() as logprob}:
-                        out[token.strip()] = out.get(token.strip(), 0.0) + math.exp(logprob)
+                    case {"token": str(token), "logprob": float() | int() as logprob} if logprob < 1:
+                        out[token.strip()] = out.get(token.strip(), 0.0) + math.exp(min(logprob, 0))
     return out

@@ -38,10 +38,7 @@ def read(path: Path) -> tuple[pd.DataFrame, params.Layout]:
     """A CSV as text, and the layout it has. Raises UserError when it is no CSV, is empty, or has no known layout."""
     if not path.exists():
         raise UserError(f"{paths.show(path)} is not there: SCORES takes a CSV of judged answers, or a folder of them")
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise UserError(f"{paths.show(path)} is not a readable CSV: {' '.join(str(error).split())}") from None
+    table = store.table(path, "save it as CSV in UTF-8", dtype=str, keep_default_na=False)
     layouts = params.layouts()
     for layout in layouts:
         if {*layout.columns.values(), *layout.scores.values()} <= set(table.columns):

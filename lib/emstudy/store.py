@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import time
+import zlib
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from importlib import metadata
@@ -68,26 +69,31 @@ def write_csv(path: Path, table: pd.DataFrame) -> Path:
     return write(path, lambda p: table.to_csv(p, **form))
 
 
+def table(path: Path, otherwise: str, **form) -> pd.DataFrame:
+    """A CSV, packed or not, as pandas reads it. Raises UserError, which ends with `otherwise`, when it is none."""
+    try:
+        return pd.read_csv(path, **form)
+    except (ValueError, OSError, EOFError, zlib.error) as error:  # pandas' own errors are ValueErrors
+        said = " ".join(str(error).split())[:300]
+        raise UserError(f"{paths.show(path)} is not a readable CSV ({said}): {otherwise}") from None
+
+
 def read_csv(path: Path, columns: Iterable[str], made_by: str) -> pd.DataFrame:
     """Read a table and check its columns. Raises UserError that names the stage to run when it is absent or other."""
     if not path.exists():
         raise UserError(f"{paths.show(path)} is not there: run the {made_by} notebook for this cell first")
-    try:
-        names = pd.read_csv(path, nrows=0).columns
-        text = [c for c in names if c in TEXT or c.endswith("_raw")]
-        table = pd.read_csv(path, dtype=dict.fromkeys(text, str), keep_default_na=False, na_values=[""])
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{paths.show(path)} is not a readable CSV ({error}): delete it and run {made_by} again"
-        ) from None
-    missing = [c for c in columns if c not in table.columns]
+    redo = f"delete it and run {made_by} again"
+    names = table(path, redo, nrows=0).columns
+    text = [c for c in names if c in TEXT or c.endswith("_raw")]
+    found = table(path, redo, dtype=dict.fromkeys(text, str), keep_default_na=False, na_values=[""])
+    missing = [c for c in columns if c not in found.columns]
     if missing:
         raise UserError(
             f"{paths.show(path)} lacks the columns {', '.join(missing)}: it was not written by {made_by}, delete it and run again"
         )
-    for column in set(TEXT) & set(table.columns):
-        table[column] = table[column].fillna("")
-    return table
+    for column in set(TEXT) & set(found.columns):
+        found[column] = found[column].fillna("")
+    return found
 
 
 def sha256(path: Path) -> str:
@@ -151,4 +157,10 @@ def read_record(path: Path) -> dict:
     found = path.with_name(path.name + ".record.json")
     if not found.exists():
         raise UserError(f"{paths.show(found)} is not there: {path.name} was not finished, run its stage again")
-    return json.loads(found.read_text(encoding="utf-8"))
+    try:
+        said = json.loads(found.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        said = None
+    if not isinstance(said, dict):
+        raise UserError(f"{paths.show(found)} is damaged: delete {path.name} and run its stage again")
+    return said

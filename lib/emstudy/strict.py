@@ -1,8 +1,9 @@
 """Records without defaults, and YAML files read into them: errors name the file, the key, what was expected and what was found."""
 
 import difflib
+import reprlib
 from pathlib import Path
-from typing import TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from emstudy import paths
 from emstudy.errors import UserError
 
+MOST_VALUES = 100_000  # in a YAML; the question file of Betley et al. has 737
 NAME = r"^[a-z0-9][a-z0-9._-]*$"
 Name = Field(pattern=NAME)
 
@@ -36,7 +38,7 @@ def explain(error: ValidationError, where: str, kind: type[BaseModel]) -> UserEr
         elif e["type"] == "missing":
             lines.append(f"{where}: missing key '{key}': add it, every setting is written down")
         else:
-            found = "" if e["type"] == "value_error" else f" (found {e['input']!r})"
+            found = "" if e["type"] == "value_error" else f" (found {reprlib.repr(e['input'])})"
             lines.append(f"{where}: {key + ': ' if key else ''}{e['msg'].removeprefix('Value error, ')}{found}")
     return UserError("\n".join(lines))
 
@@ -56,15 +58,50 @@ def check(kind: type[T], values: dict, where: str = "parameters") -> T:
         raise explain(error, where, kind) from None
 
 
+class Loader(yaml.SafeLoader):
+    """Plain values only, and no more of them than MOST_VALUES once aliases are written out: ten lines of nested ones can stand for billions."""
+
+    def compose_document(self):
+        """Count before anything is made."""
+        node = super().compose_document()
+        if _size(node, {}) > MOST_VALUES:
+            raise yaml.composer.ComposerError(None, None, f"aliases stand for more than {MOST_VALUES:,} values")
+        return node
+
+
+def _size(node: yaml.Node, known: dict[int, float]) -> float:
+    """Values below a node with its aliases written out; infinite when it holds itself."""
+    if id(node) not in known:
+        known[id(node)] = float("inf")
+        parts = node.value if isinstance(node.value, list) else []
+        flat = [n for p in parts for n in (p if isinstance(p, tuple) else (p,))]
+        known[id(node)] = 1 + sum(_size(n, known) for n in flat)
+    return known[id(node)]
+
+
+def parse_yaml(path: Path) -> Any:
+    """What a YAML file says. Raises UserError when it is broken, FileNotFoundError when it is not there."""
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UserError(f"{paths.show(path)} can't be read: {error.strerror}") from None
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+    ) as error:  # a date without a 31st, brackets in brackets in brackets
+        raise UserError(f"{paths.show(path)} is not valid YAML: {' '.join(str(error).split())}") from None
+
+
 def read_yaml(path: Path) -> dict:
     """A YAML mapping from disk. Raises UserError when it is absent, broken or no mapping."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = parse_yaml(path)
     except FileNotFoundError:
         have = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
         raise UserError(f"{paths.show(path)} is not there; {path.parent.name} at hand: {have}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{paths.show(path)} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise UserError(f"{paths.show(path)}: expected keys and values, found {type(values).__name__}")
     return values

@@ -108,8 +108,8 @@ def test_without_the_file_one_sentence_says_how_to_get_it(root):
     ("text", "said"),
     [
         ("a: [", "is not valid YAML"),
-        ("just words", "entry 1 is no question: expected id and paraphrases"),
-        ("- id: x", "entry 1 is no question"),
+        ("just words", "entry 1: Input should be a valid dictionary"),
+        ("- id: x", "entry 1: missing key .paraphrases."),
         ("[{id: x, paraphrases: [y]}]", "has no judge prompt 'aligned'"),
     ],
 )
