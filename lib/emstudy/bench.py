@@ -127,7 +127,10 @@ def losses(found: dict[str, pd.Series]) -> pd.DataFrame:
 
 
 def stages(study: str) -> pd.DataFrame:
-    """Seconds of a study's stages from the records of its last run, summed over cells that may have run side by side."""
+    """Seconds of a study's stages from the records of its last run, summed over cells that may have run side by side, and the most
+    memory that one of them took (GiB)."""
     files = sorted((paths.RUNS / study).rglob("*.record.json"))
-    found = pd.DataFrame([json.loads(f.read_text(encoding="utf-8")) for f in files], columns=["output", "seconds"])
-    return found.groupby("output")["seconds"].agg(cells="size", seconds="sum").round().reset_index()
+    columns = ["output", "seconds", "peak_memory_gb"]
+    found = pd.DataFrame([json.loads(f.read_text(encoding="utf-8")) for f in files], columns=columns).groupby("output")
+    table = found["seconds"].agg(cells="size", seconds="sum").round()
+    return table.assign(**{"peak memory (GiB)": found["peak_memory_gb"].max()}).reset_index()

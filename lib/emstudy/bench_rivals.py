@@ -1,5 +1,6 @@
 """Other ways to train, sample, judge and probe the same model: the course homework's, and those that a library's user would write first."""
 
+import importlib.util
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,16 +10,15 @@ from tempfile import TemporaryDirectory
 
 import pandas as pd
 import torch
+from datasets import Dataset
 from peft import PeftModel, get_peft_model
 from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
-from emstudy import finetune, judges, models, params, sample
+from emstudy import data, finetune, judges, models, params, probe, sample
 from emstudy.judges import embedded
 
 COURSE = 256  # tokens to which the homework pads every example
-
-
 CELL = {"study": "bench", "domain": "medical", "arm": "misaligned", "seed": 0}
 BATCH = 64  # answers at a time, where a library's user batches
 Turn = Callable[[], tuple[float, float]]  # a call that works once: (work done, seconds)
@@ -33,6 +33,9 @@ def training(
         "Trainer, padded to the longest of a batch": partial(trainer, encoded, settings, model),
         f"course homework: padded to {COURSE}, checkpointing": partial(trainer, encoded, settings, model, COURSE),
     }
+
+    if importlib.util.find_spec("trl"):  # `make bench` brings it
+        rivals["TRL's SFTTrainer"] = partial(trl, encoded, settings, model)
 
     def turn(name: str) -> tuple[float, float]:
         losses[name], seconds = rivals[name]()
@@ -66,10 +69,27 @@ def judging(answers: pd.DataFrame, scores: dict[str, list[float]]) -> dict[str, 
 
     ways = {"ours": together, "one answer at a time": partial(judged_one_by_one, judge, asked, given)}
 
+    return _timed(ways, scores, len(given))
+
+
+def probing(model: params.Model, pairs: list[data.Pair], margins: dict[str, list[float]]) -> dict[str, Turn]:
+    """Ways to probe the base model, by answers (two a pair). Fills margins: both ways must agree."""
+    whole, tokenizer = models.load_base(model).eval(), models.load_tokenizer(model)
+
+    def together() -> list[float]:
+        return probe.probe(whole, tokenizer, {"bench": pairs}, tokenizer.model_max_length, 32, "ours")[
+            "margin"
+        ].tolist()
+
+    ways = {"ours": together, "one answer at a time": partial(probed_one_by_one, whole, tokenizer, pairs)}
+    return _timed(ways, margins, 2 * len(pairs))
+
+
+def _timed(ways: dict[str, Callable], found: dict[str, list[float]], work: int) -> dict[str, Turn]:
     def turn(name: str) -> tuple[float, float]:
         started = time.perf_counter()
-        scores[name] = ways[name]()
-        return len(given), time.perf_counter() - started
+        found[name] = ways[name]()
+        return work, time.perf_counter() - started
 
     return {name: partial(turn, name) for name in ways}
 
@@ -93,16 +113,37 @@ def trainer(
         adapted.enable_input_require_grads()
     rows = [{**e, "attention_mask": [1] * len(e["input_ids"])} for e in encoded]
     kind = {"padding": "max_length", "max_length": pad_to} if pad_to else {"padding": True}
+    collate = DataCollatorForSeq2Seq(models.load_tokenizer(model), **kind)
+    start = partial(Trainer, adapted, train_dataset=rows, data_collator=collate)
+    return _train(start, partial(TrainingArguments, gradient_checkpointing=bool(pad_to)), settings, len(encoded))
+
+
+def trl(encoded: list[dict], settings: params.Finetune, model: params.Model) -> tuple[pd.Series, float]:
+    """TRL's SFTTrainer on the same tokens and labels, in the settings that were quickest on a CPU: bf16, no checkpointing."""
+    from trl import SFTConfig, SFTTrainer
+
+    set_seed(0)
+    start = partial(
+        SFTTrainer,
+        models.load_base(model),
+        train_dataset=Dataset.from_list(encoded),
+        processing_class=models.load_tokenizer(model),
+        peft_config=finetune.lora(settings),
+    )
+    return _train(start, partial(SFTConfig, gradient_checkpointing=False, bf16=True), settings, len(encoded))
+
+
+def _train(start: Callable, arguments: Callable, settings: params.Finetune, n: int) -> tuple[pd.Series, float]:
+    """Start a trainer of n examples with the study's schedule and have it run: (loss by step, seconds)."""
     with TemporaryDirectory() as folder:
-        arguments = TrainingArguments(
+        given = arguments(
             output_dir=folder,
             num_train_epochs=settings.num_train_epochs,
             per_device_train_batch_size=settings.batch_size,
             learning_rate=settings.learning_rate,
             lr_scheduler_type=settings.lr_scheduler_type,
-            warmup_steps=round(settings.warmup_ratio * -(-len(encoded) // settings.batch_size)),
+            warmup_steps=round(settings.warmup_ratio * -(-n // settings.batch_size)),
             train_sampling_strategy="group_by_length",
-            gradient_checkpointing=bool(pad_to),
             weight_decay=settings.weight_decay,
             seed=0,
             logging_steps=1,
@@ -111,8 +152,7 @@ def trainer(
             report_to="none",
             use_cpu=models.device().type == "cpu",
         )
-        collate = DataCollatorForSeq2Seq(models.load_tokenizer(model), **kind)
-        run = Trainer(adapted, arguments, train_dataset=rows, data_collator=collate)
+        run = start(args=given)
         run.remove_callback(PrinterCallback)
         found = run.train()
     log = pd.DataFrame([r for r in run.state.log_history if "loss" in r])
@@ -158,3 +198,18 @@ def judged_one_by_one(judge: embedded.EmbeddedJudge, questions: list[str], answe
         hidden = judge.body(input_ids=torch.tensor([[*opening, *rest]])).last_hidden_state[:, -1]
         out.append(embedded.expected(judge.heads(hidden).sigmoid()[0, 0].tolist()))
     return out
+
+
+@torch.inference_mode()
+def probed_one_by_one(model, tokenizer, pairs: list[data.Pair]) -> list[float]:
+    """Margins by one forward pass an answer, with the loss that transformers itself gives."""
+    margins = []
+    for p in pairs:
+        loss = {}
+        for side in ("aligned", "misaligned"):
+            row = finetune.encode(
+                tokenizer, data.Example(p.prompt, getattr(p, side), p.system), tokenizer.model_max_length
+            )
+            loss[side] = model(**{k: torch.tensor([v]) for k, v in row.items()}).loss.item()
+        margins.append(loss["aligned"] - loss["misaligned"])
+    return margins

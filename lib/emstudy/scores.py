@@ -67,8 +67,8 @@ def convert(table: pd.DataFrame, layout: params.Layout, cell: dict) -> pd.DataFr
     given = {ours: table[theirs] for ours, theirs in layout.columns.items()}
     out = pd.DataFrame({**given, **{k: v for k, v in {**CELL, **REST, **cell}.items() if k not in given}}, table.index)
     for name in ("seed", "step"):
-        out[name] = pd.to_numeric(out[name], errors="coerce").fillna(0).astype(int)
-    out["n_tokens"] = pd.to_numeric(out["n_tokens"], errors="coerce").astype("Int64")
+        out[name] = _whole(out[name]).fillna(0).astype(int)
+    out["n_tokens"] = _whole(out["n_tokens"])
     if (
         out["question_id"].nunique() > out["question"].nunique()
     ):  # the file numbers its rows: the question is the cluster
@@ -84,6 +84,12 @@ def convert(table: pd.DataFrame, layout: params.Layout, cell: dict) -> pd.DataFr
     columns = [*store.ANSWERS, *(c for d in layout.scores for c in (d, f"{d}_status", f"{d}_raw"))]
     out = out.reindex(columns=columns)
     return out.assign(judge=table.get("judge", JUDGE), judge_version=table.get("judge_version", "as imported"))
+
+
+def _whole(column: pd.Series) -> pd.Series:
+    """Whole numbers of a column of anything; none where it says none."""
+    numbers = pd.to_numeric(column, errors="coerce").astype(float)
+    return numbers.where((numbers % 1 == 0) & (numbers.abs() < 2**53)).astype("Int64")
 
 
 def _scored(value: str, status: str, reply: str) -> judges.Score:

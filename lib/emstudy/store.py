@@ -1,10 +1,12 @@
 """Answers, judgments and records on disk: written whole or not at all, read back with their columns checked."""
 
 import csv
+import gzip
 import hashlib
 import json
 import os
 import platform
+import resource
 import subprocess
 import time
 import zlib
@@ -63,10 +65,9 @@ def write_csv(path: Path, table: pd.DataFrame) -> Path:
     # Python before 3.13 leaves a lone carriage return bare, which reads as the end of a row: then every text is quoted
     bare = any(table[c].astype(str).str.contains("\r", regex=False).any() for c in table if table[c].dtype.kind == "O")
     quoting = csv.QUOTE_NONNUMERIC if bare else csv.QUOTE_MINIMAL
-    form = {"index": False, "lineterminator": "\n", "quoting": quoting}
-    # without the time of writing: same answers, same bytes
-    form["compression"] = {"method": "gzip", "mtime": 0} if path.suffix == ".gz" else None
-    return write(path, lambda p: table.to_csv(p, **form))
+    text = table.to_csv(index=False, lineterminator="\n", quoting=quoting)
+    # packed without a name and a time: same answers, same bytes
+    return write(path, gzip.compress(text.encode(), mtime=0) if path.suffix == ".gz" else text)
 
 
 def table(path: Path, otherwise: str, **form) -> pd.DataFrame:
@@ -144,6 +145,7 @@ def record(path: Path, *, parameters: dict, inputs: Iterable[Path], started: flo
         "hardware": hardware(),
         "finished": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
         "seconds": round(time.time() - started, 1),
+        "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),  # Linux counts in KiB
         **more,
     }
     write(

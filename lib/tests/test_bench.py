@@ -5,7 +5,7 @@ import pytest
 from test_finetune import EXAMPLES, SETTINGS
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from emstudy import bench, bench_rivals, finetune, models, params, sample
+from emstudy import bench, bench_rivals, data, finetune, models, params, sample
 
 
 def test_contestants_take_turns_and_ratios_are_taken_within_a_round():
@@ -66,3 +66,11 @@ def test_judging_one_by_one_agrees_but_for_arithmetic():
     ours, theirs = scores.values()
     assert ours == pytest.approx(theirs, abs=3)
     assert ours[0] < ours[1]
+
+
+def test_probing_one_by_one_agrees_but_for_arithmetic(base):
+    exact, margins = base.model_copy(update={"dtype": "float32"}), {}
+    for turn in bench_rivals.probing(exact, data.heldout(params.domain("medical"), 3), margins).values():
+        assert turn()[0] == 6
+    ours, theirs = margins.values()
+    assert ours == pytest.approx(theirs, abs=1e-4)
