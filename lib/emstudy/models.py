@@ -151,7 +151,7 @@ def chat_ids(tokenizer, messages: list[dict], generation_prompt: bool) -> list[i
 def _or_explain(model: params.Model, load):
     try:
         return load()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         first = str(error).strip().split("\n")[0]
         if model.weights.hub:
             raise UserError(
@@ -159,7 +159,8 @@ def _or_explain(model: params.Model, load):
                 "It comes from the Hugging Face hub: you need a network, and for gated models (Llama) an accepted licence and "
                 "HF_TOKEN in .env. Without them use model 'smollm2-135m', which ships with the project."
             ) from None
-        raise UserError(f"model '{model.name}' can't be loaded from {source(model)[0]}: {first}") from None
+        todo = "put its files there again" if model.weights.folder else "delete that folder, it is made again"
+        raise UserError(f"model '{model.name}' can't be loaded from {source(model)[0]} ({first}): {todo}") from None
 
 
 def adapter_steps(folder: Path) -> dict[int, Path]:

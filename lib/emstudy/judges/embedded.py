@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm import tqdm
@@ -181,7 +182,7 @@ class EmbeddedJudge:
                 chunk = range(start, min(start + CHUNK, len(encoded)))
                 part = self._part([encoded[i] for i in chunk])
                 if part and part.exists():
-                    out[start : chunk.stop] = load_file(part)["below"]
+                    out[start : chunk.stop] = _kept(part)
                     bar.update(len(chunk))
                     continue
                 states = read_openings(self.body, list(dict.fromkeys(encoded[i][0] for i in chunk)))
@@ -203,6 +204,13 @@ class EmbeddedJudge:
         """Expected scores; the raw reply holds P(score < limit) for each limit, which rates are sums of (judges.spread)."""
         below = self.below(questions, answers, label).tolist()
         return {d: [_score(row[k]) for row in below] for k, d in enumerate(DIMENSIONS)}
+
+
+def _kept(part: Path) -> torch.Tensor:
+    try:
+        return load_file(part)["below"]
+    except (SafetensorError, KeyError):
+        raise UserError(f"{paths.show(part)} is damaged: delete it and judge again") from None
 
 
 def _score(below: list[float]) -> Score:

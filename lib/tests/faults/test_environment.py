@@ -13,7 +13,7 @@ from filelock import FileLock
 from nbformat import write as write_notebook
 from nbformat.v4 import new_code_cell, new_notebook
 
-from emstudy import evaluate, finetune, models, params, paths, run, store
+from emstudy import evaluate, finetune, judges, models, params, paths, run, store
 from emstudy.data import Example
 from emstudy.errors import UserError
 from emstudy.replies import Replies
@@ -49,6 +49,27 @@ def test_a_damaged_gguf_is_named_with_both_digests(tmp_path, base, monkeypatch):
     with pytest.raises(UserError, match=f"model.gguf: expected SHA-256 {base.weights.sha256}, found"):
         models.unpacked(base, broken)
     assert not list((tmp_path / "cache").glob("*"))
+
+
+def test_unpacked_weights_that_were_cut_off_are_named(tmp_path, base, monkeypatch):
+    name = f"{base.name}-{base.weights.sha256[:12]}"
+    models.source(base)  # unpacks them, where nobody did
+    folder = shutil.copytree(paths.CACHE / name, tmp_path / name, ignore=shutil.ignore_patterns("*.safetensors"))
+    with (paths.CACHE / name / "model.safetensors").open("rb") as whole:
+        (folder / "model.safetensors").write_bytes(whole.read(1_000_000))
+    monkeypatch.setattr(paths, "CACHE", tmp_path)
+    with pytest.raises(UserError, match=rf"can't be loaded from .*{name} \(.*\): delete that folder, it is made again"):
+        models.load_base(base)
+
+
+def test_kept_scores_that_were_cut_off_are_named(tmp_path):
+    judge = judges.load(params.judge("embedded"), keep=tmp_path)
+    before = judge.below(["Why?"], ["Because."])
+    (part,) = tmp_path.glob("judge.*.safetensors")
+    assert judge.below(["Why?"], ["Because."]).equal(before)
+    part.write_bytes(part.read_bytes()[:-1])
+    with pytest.raises(UserError, match=rf"{part.name} is damaged: delete it and judge again"):
+        judge.below(["Why?"], ["Because."])
 
 
 @pytest.mark.parametrize(
