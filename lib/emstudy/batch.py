@@ -96,9 +96,20 @@ def _results(client, batch) -> Iterator[tuple[str, Reply]]:
     """(key, reply) of every request that was answered; what was refused has no reply and stays to be asked again."""
     if not batch.output_file_id:
         return
-    for line in client.client.files.content(batch.output_file_id).text.splitlines():
+    # not splitlines: JSON may hold other line ends inside a text
+    for line in client.client.files.content(batch.output_file_id).text.split("\n"):
+        if found := answered(line):
+            yield found
+
+
+def answered(line: str) -> tuple[str, Reply] | None:
+    """(key, reply) of one line of a batch's results; None where it holds none, or is cut off."""
+    try:
         row = json.loads(line)
-        if (row.get("response") or {}).get("status_code") == 200:
-            reply = read(row["response"]["body"])
-            if reply is not None and reply.text.strip():
-                yield row["custom_id"], replace(reply, price=PRICE)
+    except (ValueError, RecursionError):
+        return None
+    match row:
+        case {"custom_id": str(key), "response": {"status_code": 200, "body": body}}:
+            reply = read(body)
+            return (key, replace(reply, price=PRICE)) if reply is not None and reply.text.strip() else None
+    return None

@@ -14,7 +14,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from emstudy import audit, data, intake, judges, label, literature, params, paths, replies, scores, store
+from emstudy import audit, batch, data, intake, judges, label, literature, params, paths, replies, scores, store
 from emstudy.errors import UserError
 from emstudy.judges import parsing
 
@@ -211,6 +211,14 @@ def test_any_reply_of_a_judge_has_a_status(more):
         assert found.status in judges.STATUSES
         assert (found.value is not None) == (found.status == "scored")
         assert found.value is None or 0 <= found.value <= 100
+
+
+@given(more=st.data())
+def test_any_line_of_a_batchs_results_is_a_reply_or_none(more):
+    line = {"custom_id": "k", "response": {"status_code": 200, "body": BODY}, "error": None}
+    assert batch.answered(json.dumps(line))[1].text == "85"
+    found = batch.answered(more.draw(damaged(json.dumps(line).encode()) | twisted(line).map(json.dumps)))
+    assert found is None or (isinstance(found[0], str) and found[1].text.strip())
 
 
 @settings(max_examples=10 * settings.default.max_examples)
