@@ -117,14 +117,19 @@ def links(page, driver):
     return [(page.parent / unquote(urlparse(a).path)).resolve() for a in local]
 
 
-def committed():
-    """The default study's pages: the index and each page that it lists."""
-    index = paths.REPORTS / "index.html"
+def committed(study=paths.DEFAULT_STUDY):
+    """A study's pages: the index and each page that it lists."""
+    index = paths.reports(study) / "index.html"
     names = re.findall(r'href="([^":#]+\.html)"', index.read_text(encoding="utf-8"))
-    return [index, *(paths.REPORTS / name for name in dict.fromkeys(names))]
+    return [index, *((index.parent / name).resolve() for name in dict.fromkeys(names))]
 
 
-@pytest.fixture(scope="module", params=[None, *committed()], ids=lambda p: p and str(p.relative_to(paths.REPORTS)))
+PAGES = [*committed(), *committed("laptop-seeds")]
+
+
+@pytest.fixture(
+    scope="module", params=[None, *dict.fromkeys(PAGES)], ids=lambda p: p and str(p.relative_to(paths.REPORTS))
+)
 def opened(request, driver):
     """Every page in turn, opened once."""
     page = request.param or request.getfixturevalue("made").page
