@@ -6,15 +6,23 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import plotly.graph_objects as go
 import torch
 from tqdm import tqdm
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from emstudy import data, finetune, params, paths, sample, store
+from emstudy import data, finetune, models, params, paths, sample, store
 
 GEMM = [(2048, 2048, 2048), (904, 576, 1536), (904, 1536, 576), (4096, 1024, 4096)]  # rows, inputs, outputs
+GEMM_GPU = [(8192, 8192, 8192), (16384, 4096, 14336)]
+# Llama 3.1 8B. Source: Grattafiori et al. (2024), The Llama 3 herd of models, table 3
+LLAMA_8B = {
+    "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
+    "vocab_size": 128256, "rope_theta": 500000.0, "tie_word_embeddings": False,
+}  # fmt: skip
 
 
 def machine() -> pd.DataFrame:
@@ -27,12 +35,16 @@ def machine() -> pd.DataFrame:
 
 def gemm(dtype: torch.dtype, seconds: float = 0.5) -> float:
     """The best rate over GEMM's sizes, GFLOP/s; each is repeated for so many seconds and its quickest product counts."""
-    best = 0.0
-    for m, k, n in GEMM:
-        x, w, end = torch.randn(m, k).to(dtype), torch.randn(n, k).to(dtype), time.time() + seconds
+    best, device = 0.0, models.device()
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    for m, k, n in GEMM if device.type == "cpu" else [*GEMM, *GEMM_GPU]:
+        x, w = (torch.randn(rows, k, device=device).to(dtype) for rows in (m, n))
+        end = time.time() + seconds
         while time.time() < end:
+            wait()
             started = time.perf_counter()
             torch.nn.functional.linear(x, w)
+            wait()
             best = max(best, 2e-9 * m * k * n / (time.perf_counter() - started))
     return best
 
@@ -76,6 +88,42 @@ def flops_a_token(model, answer_share: float) -> float:
     """
     body = sum(p.numel() for n, p in model.model.named_parameters() if "embed" not in n and p.ndim == 2)
     return 4 * (body + answer_share * model.lm_head.weight.numel())
+
+
+def large_models(folder: Path, tokenizer, shape: dict) -> list[params.Model]:
+    """A Llama of this shape with random weights, in bf16 and in NF4: a rate hangs on shapes, not on what the weights know.
+
+    The weights are written to the folder once; nothing is fetched.
+    """
+    if not (folder / "config.json").exists():
+        partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.bfloat16)
+        with models.device():
+            whole = LlamaForCausalLM(LlamaConfig(**shape))
+        torch.set_default_dtype(before)
+        whole.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        partial.rename(folder)
+    known = {
+        "size_b": 8,
+        "license": "none",
+        "sampler": "transformers",
+        "weights": {"folder": folder},
+        "dtype": "bfloat16",
+    }
+    known |= {"chat_template": None, "train_batch_size": 8, "sample_batch_size": 64}
+    kinds = {"bf16": ("bf16, LoRA", False), "nf4": ("NF4, QLoRA", True)}
+    return [
+        params.check(params.Model, {**known, "name": f"random-{n}", "title": title, "load_in_4bit": nf4})
+        for n, (title, nf4) in kinds.items()
+    ]
+
+
+def flops_of_shape(folder: Path, answer_share: float) -> float:
+    """flops_a_token of the model in a folder, whose weights are not read."""
+    with torch.device("meta"):
+        return flops_a_token(AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder)), answer_share)
 
 
 def straight_line(sizes: list[float], seconds: list[float]) -> dict[str, float]:

@@ -26,6 +26,26 @@ def test_flops_of_a_token_by_hand():
     assert bench.share_of_ceiling(1000, 0.5e9, 1000) == "50%"
 
 
+def test_a_large_model_is_random_trains_and_has_the_flops_of_its_shape(tmp_path, tokenizer, runs):
+    small = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+    }
+    plain, nf4 = bench.large_models(tmp_path / "large", tokenizer, small | {"vocab_size": len(tokenizer)})
+    assert (plain.load_in_4bit, nf4.load_in_4bit) == (False, True)
+    weights = 2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 48  # q and o, k and v of half the width, the MLP
+    assert bench.flops_of_shape(tmp_path / "large", 0.25) == 4 * (weights + 0.25 * 32 * len(tokenizer))
+    settings = SETTINGS.model_copy(update={"layers_to_transform": None})
+    found, _ = bench_rivals.ours([finetune.encode(tokenizer, e, 64) for e in EXAMPLES], settings, plain)
+    assert found.notna().all()
+    made = (tmp_path / "large" / "model.safetensors").stat().st_mtime_ns
+    bench.large_models(tmp_path / "large", tokenizer, small)
+    assert (tmp_path / "large" / "model.safetensors").stat().st_mtime_ns == made
+
+
 def test_a_line_through_exact_points_is_found():
     line = bench.straight_line([10, 20, 40], [7, 12, 22])
     assert line == pytest.approx({"fixed": 2, "slope": 0.5, "r2": 1})
