@@ -183,7 +183,7 @@ def do_bench(given) -> None:
     """Time this project beside other ways to do the same, and render the page."""
     from emstudy import run, study
 
-    values = {"rounds": 3, "train_examples": 240, "questions": 24, "samples": 10, "answers": 200, "pairs": 40}
+    values = {"rounds": 3, "train_examples": 80, "questions": 24, "samples": 10, "answers": 200, "pairs": 40}
     values |= {"sizes": [24, 48, 96], "study": paths.DEFAULT_STUDY}
     executed = paths.RUNS / "bench" / "bench.ipynb"
     given = study.write_parameters(executed.with_suffix(".yaml"), values, [])

@@ -170,6 +170,9 @@ def finetune(cell: params.Cell, settings: params.Finetune, model: params.Model, 
     if model.load_in_4bit:
         base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
     peft_model = get_peft_model(base, lora(settings))
+    for shape in peft_model.peft_config.values():
+        if isinstance(shape.target_modules, set):  # which Python orders anew in each process
+            shape.target_modules = sorted(shape.target_modules)
     micro = min(model.train_batch_size, settings.batch_size)
     if settings.batch_size % micro:
         raise UserError(f"batch_size {settings.batch_size} is no multiple of the model's train_batch_size {micro}")

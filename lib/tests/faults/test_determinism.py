@@ -15,7 +15,7 @@ from emstudy import paths
 
 STUDY = {
     "title": "Tiny", "models": ["smollm2-135m"], "domains": ["financial"], "arms": ["base", "misaligned"], "seeds": [0], "judge": "embedded",
-    "finetune": stages.FINETUNE, "evaluate": stages.EVALUATE,
+    "finetune": stages.FINETUNE | {"target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}, "evaluate": stages.EVALUATE,
     "analyze": {"bootstrap": 200, "confidence": 0.95, "main_metric": "em", "smallest_effect": 5.0},
 }  # fmt: skip
 # what may differ: when something was made and how long it took, in words or in the column before the commit's
