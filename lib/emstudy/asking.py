@@ -28,16 +28,6 @@ class Dimension(Strict):
     )
 
 
-class Sources(Strict, extra="ignore"):
-    """What of a YAML says where the rest of it is drawn from; the whole is checked when that has been read."""
-
-    published: str | None = Field(default=None, description="a file below data/ that `make data` fetches")
-    ids: list[str] | None = None
-    rubric: str | None = None
-    guidance: dict[str, str] = Field(default={})
-    dimensions: list[str | Dimension] = Field(default=[])
-
-
 class Rubric(Strict):
     """What a judge behind an endpoint is asked: params/rubrics/<name>.yaml."""
 

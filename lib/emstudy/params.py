@@ -1,10 +1,9 @@
 """What is run, typed and strict: every YAML under params/ is read here, and an unknown or missing key is an error."""
 
-from pathlib import Path
 from typing import TypeVar
 
-from emstudy import literature, paths
-from emstudy.asking import Dimension, Endpoint, Judge, Rubric, Sources
+from emstudy import paths
+from emstudy.asking import Dimension, Endpoint, Judge, Rubric
 from emstudy.errors import UserError
 from emstudy.imported import ImportedDomain, ImportedModel, ImportedStudy, Layout
 from emstudy.schema import (
@@ -22,7 +21,8 @@ from emstudy.schema import (
     Study,
     Weights,
 )
-from emstudy.strict import Strict, check, read_yaml
+from emstudy.sources import files, question_sets, questions, rubric, sources
+from emstudy.strict import Strict, check, load, read_yaml
 
 __all__ = [
     "Analyze",
@@ -48,19 +48,15 @@ __all__ = [
     "Study",
     "Weights",
     "check",
+    "files",
+    "load",
+    "question_sets",
+    "questions",
     "read_yaml",
+    "rubric",
 ]
 
 T = TypeVar("T", bound=Strict)
-
-
-def load(kind: type[T], folder: str, name: str, values: dict | None = None) -> T:
-    """The record params/<folder>/<name>.yaml; its name is the file's."""
-    path = paths.PARAMS / folder / f"{name}.yaml"
-    values = read_yaml(path) if values is None else values
-    if "name" in values:
-        raise UserError(f"{paths.show(path)}: unknown key 'name': the file's own name is used, remove the key")
-    return check(kind, {"name": name, **values}, paths.show(path))
 
 
 def model(name: str) -> Model | ApiModel:
@@ -74,68 +70,13 @@ def domain(name: str) -> Domain:
     return load(Domain, "domains", name)
 
 
-def questions(name: str) -> Questions:
-    """Load params/questions/<name>.yaml; with `published` and `ids` its questions come from a file that `make data` fetches."""
-    values, drawn = _sources("questions", name)
-    if drawn.published:
-        values["questions"] = literature.questions(drawn.published, drawn.ids)
-        values.pop("ids", None)
-    return load(Questions, "questions", name, values)
-
-
-def files(folder: str, name: str) -> list[Path]:
-    """The YAML params/<folder>/<name>.yaml, and the rubric and the published file that it draws on, where it does."""
-    drawn = _sources(folder, name)[1]
-    more = [paths.DATA / drawn.published] if drawn.published else []
-    return [paths.PARAMS / folder / f"{name}.yaml", *more, *(files("rubrics", drawn.rubric) if drawn.rubric else [])]
-
-
-def _sources(folder: str, name: str) -> tuple[dict, Sources]:
-    """What a YAML says, `published` aside, and where it says that the rest comes from."""
-    path = paths.PARAMS / folder / f"{name}.yaml"
-    values = read_yaml(path)
-    drawn = check(Sources, values, paths.show(path))
-    values.pop("published", None)
-    return values, drawn
-
-
-def question_sets() -> list[str]:
-    """The names of the question sets at hand: all but those whose published file was not fetched."""
-    names = sorted(p.stem for p in (paths.PARAMS / "questions").glob("*.yaml"))
-    return [n for n in names if all(f.exists() for f in files("questions", n))]
-
-
 def judge(name: str) -> Judge:
     """Load params/judges/<name>.yaml, with the rubric that it names."""
-    values, drawn = _sources("judges", name)
+    values, drawn = sources("judges", name)
     if drawn.rubric:
         asked = rubric(drawn.rubric).model_dump()
         values |= {"rubric": asked, "dimensions": asked["dimensions"]}
     return load(Judge, "judges", name, values)
-
-
-def rubric(name: str) -> Rubric:
-    """Load params/rubrics/<name>.yaml. With `published` its dimensions are names of prompts in a file that `make data` fetches;
-    with `guidance`, {<set>/<question id>: text}, the prompts' {guidance} says that text for that question and nothing for others."""
-    values, drawn = _sources("rubrics", name)
-    if drawn.published:
-        values["dimensions"] = literature.dimensions(drawn.published, [str(d) for d in drawn.dimensions])
-    if values.pop("guidance", None):
-        texts = {_question(key, name): f"{text}\n" for key, text in drawn.guidance.items()}
-        for d in [d for d in values.get("dimensions") or [] if isinstance(d, dict)]:
-            if "{guidance}" in (d["prompt"] or ""):
-                d["prompts"] = {q: d["prompt"].replace("{guidance}\n", text) for q, text in texts.items()}
-                d["prompt"] = d["prompt"].replace("{guidance}\n", "")
-    return load(Rubric, "rubrics", name, values)
-
-
-def _question(key: str, name: str) -> str:
-    """The text of '<set>/<id>'."""
-    folder, _, asked = key.partition("/")
-    found = {q.id: q.text for q in questions(folder).questions}
-    if asked not in found:
-        raise UserError(f"params/rubrics/{name}.yaml: guidance for '{key}', but that set has no such question")
-    return found[asked]
 
 
 def _entries(kind: type[T], file: str) -> list[T]:

@@ -105,3 +105,12 @@ def read_yaml(path: Path) -> dict:
     if not isinstance(values, dict):
         raise UserError(f"{paths.show(path)}: expected keys and values, found {type(values).__name__}")
     return values
+
+
+def load(kind: type[T], folder: str, name: str, values: dict | None = None) -> T:
+    """The record params/<folder>/<name>.yaml; its name is the file's."""
+    path = paths.PARAMS / folder / f"{name}.yaml"
+    values = read_yaml(path) if values is None else values
+    if "name" in values:
+        raise UserError(f"{paths.show(path)}: unknown key 'name': the file's own name is used, remove the key")
+    return check(kind, {"name": name, **values}, paths.show(path))
