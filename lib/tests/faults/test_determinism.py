@@ -20,7 +20,7 @@ STUDY = {
 }  # fmt: skip
 # what may differ: when something was made and how long it took, in words or in the column before the commit's
 TIMES = re.compile(
-    r"(?<=<td>)\d+\.\d(?=</td>\s<td>unknown)|\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d)?(\.\d+)?( UTC|Z)?|\d+(\.\d+)? (s|seconds)\b|\d+:\d\d(:\d\d)?"
+    r"(?<=<td>)\d+(\.\d+)?(?=</td>\s<td>unknown)|\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d)?(\.\d+)?( UTC|Z)?|\d+(\.\d+)? (s|seconds)\b|\d+:\d\d(:\d\d)?"
 )
 
 
