@@ -96,7 +96,7 @@ advisories: setup ## ask for known weaknesses of the pinned packages (needs the 
 
 bench: setup ## time training, sampling and judging beside other ways, on this machine: reports/bench.html
 	@$(PY) -m pip install -q --disable-pip-version-check --no-deps --upgrade --target runs/bench/trl trl==1.16.0 || echo "TRL can't be had: it is left out" >&2
-	@PYTHONPATH=runs/bench/trl $(PY) -m emstudy bench
+	@PYTHONPATH=$(abspath runs/bench/trl) $(PY) -m emstudy bench
 
 label: setup ## score answers blind in JupyterLab, which makes gold labels: [STUDY=name] [LABELLER=me]
 	@mkdir -p runs/$(STUDY)

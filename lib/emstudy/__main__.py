@@ -183,7 +183,7 @@ def do_bench(given) -> None:
     """Time this project beside other ways to do the same, and render the page."""
     from emstudy import run, study
 
-    values = {"rounds": 3, "train_examples": 48, "questions": 12, "samples": 10, "answers": 120, "pairs": 20}
+    values = {"rounds": 2, "train_examples": 48, "questions": 12, "samples": 10, "answers": 120, "pairs": 20}
     values |= {"sizes": [16, 32, 64], "study": paths.DEFAULT_STUDY}
     executed = paths.RUNS / "bench" / "bench.ipynb"
     given = study.write_parameters(executed.with_suffix(".yaml"), values, [])
