@@ -1,6 +1,5 @@
 """How fast this is beside other ways to do the same, on this machine, in one run: contestants take turns, ratios are taken within a round."""
 
-import json
 import os
 import statistics
 import time
@@ -12,7 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import torch
 from tqdm import tqdm
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 from emstudy import data, finetune, models, params, paths, sample, store
 
@@ -97,11 +96,8 @@ def large_models(folder: Path, tokenizer, shape: dict) -> list[params.Model]:
     """
     if not (folder / "config.json").exists():
         partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-        before = torch.get_default_dtype()
-        torch.set_default_dtype(torch.bfloat16)
         with models.device():
-            whole = LlamaForCausalLM(LlamaConfig(**shape))
-        torch.set_default_dtype(before)
+            whole = AutoModelForCausalLM.from_config(LlamaConfig(**shape), dtype=torch.bfloat16)
         whole.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         partial.rename(folder)
@@ -177,8 +173,8 @@ def losses(found: dict[str, pd.Series]) -> pd.DataFrame:
 def stages(study: str) -> pd.DataFrame:
     """Seconds of a study's stages from the records of its last run, summed over cells that may have run side by side, and the most
     memory that one of them took (GiB)."""
-    files = sorted((paths.RUNS / study).rglob("*.record.json"))
-    columns = ["output", "seconds", "peak_memory_gb"]
-    found = pd.DataFrame([json.loads(f.read_text(encoding="utf-8")) for f in files], columns=columns).groupby("output")
+    ending, columns = ".record.json", ["output", "seconds", "peak_memory_gb"]
+    outputs = sorted(f.with_name(f.name.removesuffix(ending)) for f in (paths.RUNS / study).rglob(f"*{ending}"))
+    found = pd.DataFrame([store.read_record(f) for f in outputs], columns=columns).groupby("output")
     table = found["seconds"].agg(cells="size", seconds="sum").round()
     return table.assign(**{"peak memory (GiB)": found["peak_memory_gb"].max()}).reset_index()

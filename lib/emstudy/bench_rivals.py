@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 import pandas as pd
 import torch
-from datasets import Dataset
+from datasets import Dataset, disable_progress_bars
 from peft import PeftModel, get_peft_model
 from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
@@ -121,6 +121,8 @@ def trainer(
 def trl(encoded: list[dict], settings: params.Finetune, model: params.Model) -> tuple[pd.Series, float]:
     """TRL's SFTTrainer on the same tokens and labels, in the settings that were quickest on a CPU: bf16, no checkpointing."""
     from trl import SFTConfig, SFTTrainer
+
+    disable_progress_bars()  # of its two passes over the data, which would stand on the page
 
     set_seed(0)
     start = partial(
