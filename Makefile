@@ -51,7 +51,7 @@ RUN = @$(PY) -m emstudy run
 pages: $(INDEX) $(PAGES)
 	@:
 
-$(TRAINED:%=%/finetune.ipynb): %/finetune.ipynb: %/finetune.yaml notebooks/1-finetune.ipynb $(LIB)/data.py $(LIB)/models.py $(LIB)/finetune.py
+$(TRAINED:%=%/finetune.ipynb): %/finetune.ipynb: %/finetune.yaml notebooks/1-finetune.ipynb $(LIB)/data.py $(LIB)/models.py $(LIB)/finetune.py $(LIB)/fused.py
 	$(RUN) 1-finetune $< $@
 
 $(TRAINED:%=%/evaluate.ipynb): %/evaluate.ipynb: %/finetune.ipynb

@@ -9,14 +9,12 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
-from peft.helpers import disable_input_dtype_casting
-from torch.nn.functional import cross_entropy
+from peft import LoraConfig, get_peft_model
 from tqdm import tqdm
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
-from emstudy import models, params, store
+from emstudy import fused, models, params, store
 from emstudy.data import Example
 from emstudy.errors import UserError
 
@@ -62,12 +60,11 @@ def collate(batch: list[dict]) -> dict[str, torch.Tensor]:
     return {k: torch.tensor([row[k] + [pad[k]] * (width - len(row[k])) for row in batch]) for k in pad}
 
 
-def answer_logits(model, input_ids: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits (n, vocabulary) and targets (n) at the n positions that predict a label; no other logits are computed."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    hidden = base.model(input_ids=input_ids, use_cache=False).last_hidden_state[:, :-1]
+def answer_states(model, input_ids: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Hidden states (n, width) and targets (n) at the n positions that predict a label: only there does a head have work."""
+    hidden = model.model(input_ids=input_ids, use_cache=False).last_hidden_state[:, :-1]
     seen = labels[:, 1:] != IGNORE
-    return base.lm_head(hidden[seen]), labels[:, 1:][seen]
+    return hidden[seen], labels[:, 1:][seen]
 
 
 class AnswerTrainer(Trainer):
@@ -76,13 +73,8 @@ class AnswerTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Cross entropy summed over answer tokens, divided by the answer tokens of the whole step."""
         base = model.get_base_model()
-        # adapters are kept in fp32 and computed in the base's dtype: casting their small weights beats casting every activation
-        with (
-            torch.autocast(base.device.type, base.dtype, enabled=base.dtype != torch.float32),
-            disable_input_dtype_casting(model),
-        ):
-            logits, targets = answer_logits(model, inputs["input_ids"], inputs["labels"])
-        loss = cross_entropy(logits.float(), targets, reduction="sum")
+        hidden, targets = answer_states(base, inputs["input_ids"], inputs["labels"])
+        loss = fused.answer_loss(hidden, base.lm_head, targets)
         return loss / (num_items_in_batch if num_items_in_batch is not None else len(targets))
 
 
@@ -167,9 +159,8 @@ def finetune(cell: params.Cell, settings: params.Finetune, model: params.Model, 
     base = models.load_base(model)
     if models.device().type == "cpu":  # the backward of the CPU's fused kernel takes longer than all of plain attention
         base.set_attn_implementation("eager")
-    if model.load_in_4bit:
-        base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
-    peft_model = get_peft_model(base, lora(settings))
+    peft_model = get_peft_model(base, lora(settings))  # frozen but for the adapter, which is kept in fp32
+    fused.quicken(peft_model)
     for shape in peft_model.peft_config.values():
         if isinstance(shape.target_modules, set):  # which Python orders anew in each process
             shape.target_modules = sorted(shape.target_modules)

@@ -18,8 +18,8 @@ def mean_logp(model, encoded: list[dict], batch: int, bar: tqdm) -> list[float]:
         part = order[start : start + batch]
         rows = finetune.collate([encoded[i] for i in part])
         ids, labels = rows["input_ids"].to(model.device), rows["labels"].to(model.device)
-        logits, targets = finetune.answer_logits(model, ids, labels)
-        logp = log_softmax(logits.float(), -1).gather(-1, targets[:, None]).squeeze(-1)
+        hidden, targets = finetune.answer_states(model, ids, labels)
+        logp = log_softmax(model.lm_head(hidden).float(), -1).gather(-1, targets[:, None]).squeeze(-1)
         counts = (labels[:, 1:] != finetune.IGNORE).sum(1).tolist()
         for i, values in zip(part, logp.split(counts), strict=True):
             out[i] = values.mean().item()

@@ -149,9 +149,10 @@ def test_the_loss_equals_that_of_transformers_on_a_padded_batch(exact, encoded):
     assert lengths.min() < lengths.max()
     mask = (torch.arange(batch["input_ids"].shape[1], device=exact.device) < lengths[:, None]).long()
     theirs = exact(input_ids=batch["input_ids"], attention_mask=mask, labels=batch["labels"]).loss
-    logits, targets = finetune.answer_logits(exact, **batch)
+    hidden, targets = finetune.answer_states(exact, **batch)
     assert len(targets) == (batch["labels"] != finetune.IGNORE).sum()
-    torch.testing.assert_close(torch.nn.functional.cross_entropy(logits, targets), theirs, rtol=1e-4, atol=1e-4)
+    loss = torch.nn.functional.cross_entropy(exact.lm_head(hidden), targets)
+    torch.testing.assert_close(loss, theirs, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -223,8 +224,8 @@ def test_the_first_logged_loss_is_the_base_models_mean_over_answer_tokens(undist
     result, _ = undisturbed
     with torch.no_grad():
         batch = {k: v.to(exact.device) for k, v in finetune.collate(encoded).items()}
-        logits, targets = finetune.answer_logits(exact, **batch)
-        each = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+        hidden, targets = finetune.answer_states(exact, **batch)
+        each = torch.nn.functional.cross_entropy(exact.lm_head(hidden), targets, reduction="none")
     rows = each.split((batch["labels"] != finetune.IGNORE).sum(1).tolist())
     pairs = [torch.cat(two).mean().item() for two in combinations(rows, 2)]
     assert min(abs(p - result.log["loss"][0]) for p in pairs) < 0.02
