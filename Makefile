@@ -20,6 +20,9 @@ export MALLOC_TOP_PAD_ = 268435456
 export TOKENIZERS_PARALLELISM = false
 export PYDEVD_DISABLE_FILE_VALIDATION = 1
 
+# in a container one is often root, whom Jupyter refuses unless told
+LAB := $(VENV)/bin/jupyter lab --ServerApp.root_dir=.$(if $(filter 0,$(shell id -u)), --allow-root)
+
 .PHONY: help setup reproduce pages data new-domain import export audit advisories bench label plan check lab test test-unit test-faults test-notebooks test-pages notebooks pictures lint readme clean
 .DELETE_ON_ERROR:
 .SUFFIXES:
@@ -101,7 +104,7 @@ bench: setup ## time training, sampling and judging beside other ways, on this m
 label: setup ## score answers blind in JupyterLab, which makes gold labels: [STUDY=name] [LABELLER=me]
 	@mkdir -p runs/$(STUDY)
 	@$(VENV)/bin/papermill --log-level ERROR --prepare-only --no-progress-bar -r study "$(STUDY)" -r labeller "$(LABELLER)" notebooks/8-label.ipynb "runs/$(STUDY)/label.$(LABELLER).ipynb"
-	$(VENV)/bin/jupyter lab --ServerApp.root_dir=. --LabApp.default_url="/lab/tree/runs/$(STUDY)/label.$(LABELLER).ipynb"
+	$(LAB) --LabApp.default_url="/lab/tree/runs/$(STUDY)/label.$(LABELLER).ipynb"
 
 plan: setup ## what a study would take: cells, tokens, hours, judge cost
 	@$(PY) -m emstudy plan "$(STUDY)" "$(JUDGE)"
@@ -110,7 +113,7 @@ check: setup ## what works on this machine (ONLINE=1 asks the judge endpoint)
 	@ONLINE=$(ONLINE) $(PY) -m emstudy check
 
 lab: setup ## open the notebooks in JupyterLab
-	$(VENV)/bin/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
+	$(LAB) --LabApp.default_url=/lab/tree/notebooks
 
 test: lint test-unit test-faults test-notebooks test-pages ## all tests: lint, library, faults, notebooks, pages
 
