@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from emstudy import paths
 from emstudy.asking import Endpoint
-from emstudy.strict import Name, Strict
+from emstudy.strict import File, Name, Place, Strict
 
 Arm = Literal["base", "misaligned", "aligned"]
 
@@ -17,10 +17,10 @@ class Weights(Strict):
 
     hub: str | None = None
     revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
-    folder: Path | None = None
-    file: Path | None = None
+    folder: Place | None = None
+    file: Place | None = None
     package: str | None = None
-    gguf: str | None = None
+    gguf: File | None = None
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
 
     @model_validator(mode="after")
@@ -71,8 +71,8 @@ class Domain(Strict):
     name: str = Name
     title: str
     question_set: str | None = Field(description="the set that counts as in-domain; null when there is none")
-    shipped: dict[Literal["misaligned", "aligned", "heldout_misaligned", "heldout_aligned"], str]
-    published: dict[Literal["misaligned", "aligned"], str]
+    shipped: dict[Literal["misaligned", "aligned", "heldout_misaligned", "heldout_aligned"], File]
+    published: dict[Literal["misaligned", "aligned"], File]
 
     @model_validator(mode="after")
     def data_is_whole(self):

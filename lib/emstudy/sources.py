@@ -8,13 +8,13 @@ from emstudy import literature, paths
 from emstudy.asking import Dimension, Rubric
 from emstudy.errors import UserError
 from emstudy.schema import Questions
-from emstudy.strict import Strict, check, load, read_yaml
+from emstudy.strict import File, Strict, check, load, read_yaml
 
 
 class Sources(Strict, extra="ignore"):
     """What of a YAML says where the rest of it is drawn from; the whole is checked when that has been read."""
 
-    published: str | None = Field(default=None, description="a file below data/ that `make data` fetches")
+    published: File | None = Field(default=None, description="a file below data/ that `make data` fetches")
     ids: list[str] | None = None
     rubric: str | None = None
     guidance: dict[str, str] = Field(default={})

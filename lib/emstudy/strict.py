@@ -3,10 +3,10 @@
 import difflib
 import reprlib
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from emstudy import paths
 from emstudy.errors import UserError
@@ -14,6 +14,17 @@ from emstudy.errors import UserError
 MOST_VALUES = 100_000  # in a YAML; the question file of Betley et al. has 737
 NAME = r"^[a-z0-9][a-z0-9._-]*$"
 Name = Field(pattern=NAME)
+
+
+def _short(place: str | Path) -> str | Path:
+    """A path that a file system can hold: asking for one that is longer is an error of its own there."""
+    if len(str(place).encode()) > 1000 or any(len(part.encode()) > 255 for part in Path(place).parts):
+        raise ValueError("expected a path of at most 1,000 bytes, 255 a name")
+    return place
+
+
+File = Annotated[str, AfterValidator(_short)]  # named from a folder of the project
+Place = Annotated[Path, AfterValidator(_short)]
 
 
 class Strict(BaseModel):

@@ -15,7 +15,21 @@ from damage import damaged, twisted
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from emstudy import audit, batch, data, intake, judges, label, literature, params, paths, replies, scores, store
+from emstudy import (
+    audit,
+    batch,
+    data,
+    intake,
+    judges,
+    label,
+    literature,
+    params,
+    paths,
+    replies,
+    scores,
+    sources,
+    store,
+)
 from emstudy.errors import UserError
 from emstudy.judges import parsing
 
@@ -205,3 +219,22 @@ def test_a_yaml_tag_makes_no_object_and_calls_nothing(home):
     with pytest.raises(UserError, match=r"tag.yaml is not valid YAML: could not determine a constructor"):
         params.study("tag")
     assert not (home / "made").exists()
+
+
+@pytest.mark.parametrize("published", ["n" * 300, "ä" * 130, "/".join(["folder"] * 200)])
+def test_a_path_that_no_file_can_have_is_refused(home, published):
+    (home / "params" / "questions" / "far.yaml").write_text(f"title: far\npublished: {published}\n")
+    try:
+        with pytest.raises(UserError, match=r"far.yaml: published: expected a path of at most 1,000 bytes, 255 a name"):
+            sources.question_sets()
+    finally:
+        (home / "params" / "questions" / "far.yaml").unlink()
+
+
+@pytest.mark.parametrize("key", ["folder", "file"])
+def test_weights_that_no_file_can_hold_are_refused(home, key):
+    text = (home / "params" / "models" / "smollm2-135m.yaml").read_text()
+    values = yaml.safe_load(text) | {"weights": {key: "w" * 300}}
+    (home / "params" / "models" / "far.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(UserError, match=rf"far.yaml: weights.{key}: expected a path of at most 1,000 bytes"):
+        params.model("far")
