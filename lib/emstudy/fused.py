@@ -1,11 +1,11 @@
 """A training step's small operations as one autograd function each, for frozen base weights under LoRA.
 
-Written out in torch's own operations they pass over every activation some twenty times, which on a CPU costs as much as the matrix
-products. Each function here keeps its input and works out its gradient in a few passes; sums are in fp32, results in the input's
+Written out in torch's own operations they pass over every activation some twenty times, which on a CPU takes nearly as long as the
+matrix products. Each function here keeps its input and works out its gradient in a few passes; sums are in fp32, results in the input's
 dtype, rounded once.
 """
 
-import types
+from functools import partial
 
 import torch
 from peft.tuners.lora import LoraLayer
@@ -23,8 +23,8 @@ class RmsNorm(Function):
     @staticmethod
     def forward(ctx, x, weight, eps):
         """(..., width) -> (..., width)."""
-        rms = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32) / x.shape[-1] ** 0.5
-        inverse = (rms.square_() + eps).rsqrt_()
+        squares = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square_()
+        inverse = squares.div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, inverse)
         return (x * inverse).mul_(weight).to(x.dtype)
 
@@ -85,8 +85,8 @@ class AnswerLoss(Function):
     def forward(ctx, hidden, weight, targets):
         """(n, width), the frozen head (vocabulary, width), (n) -> nats."""
         total, back = hidden.new_zeros((), dtype=torch.float32), torch.empty_like(hidden)
-        for part in torch.arange(len(hidden), device=hidden.device).split(CHUNK):
-            at = slice(int(part[0]), int(part[-1]) + 1)
+        for start in range(0, len(hidden), CHUNK):
+            at = slice(start, start + CHUNK)
             logp = log_softmax((hidden[at] @ weight.T).float(), -1)
             of_target = targets[at, None]
             total -= logp.gather(-1, of_target).sum()
@@ -113,11 +113,11 @@ def quicken(model: nn.Module) -> None:
     """Have a peft model's RMS norms, SwiGLU blocks and LoRA layers run as the functions above; what is built otherwise stays as it is."""
     for module in model.modules():
         if hasattr(module, "variance_epsilon") and not module.weight.requires_grad:
-            module.forward = types.MethodType(_norm, module)
+            module.forward = partial(_norm, module)
         elif hasattr(module, "gate_proj") and isinstance(module.act_fn, type(ACT2FN["silu"])):
-            module.forward = types.MethodType(_mlp, module)
+            module.forward = partial(_mlp, module)
         elif isinstance(module, LoraLayer) and module.lora_A:  # an embedding has none
-            module.forward = types.MethodType(_lora, module)
+            module.forward = partial(_lora, module)
 
 
 def _norm(module, x):

@@ -51,6 +51,7 @@ def test_each_function_and_its_gradients_equal_the_textbooks(name, monkeypatch):
         torch.testing.assert_close(mine.grad, theirs.grad)
 
 
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
 @pytest.mark.parametrize("modules", ["all-linear", ["embed_tokens", "q_proj", "lm_head"]])
 def test_a_model_has_the_loss_and_gradients_that_peft_gives_it(base, tokenizer, modules):
     encoded = [finetune.encode(tokenizer, e, 64) for e in EXAMPLES]
