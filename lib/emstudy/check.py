@@ -7,7 +7,7 @@ from importlib import metadata
 
 from dotenv import dotenv_values
 
-from emstudy import params, paths
+from emstudy import params, paths, store
 from emstudy.errors import UserError
 
 KEYS = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "HF_TOKEN")
@@ -38,12 +38,8 @@ def screen() -> str:
         )
     else:
         lines.append("GPU        none: the default study needs none; larger models do")
-    fast = (
-        "yes"
-        if getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
-        else "emulated: slower, same results within rounding"
-    )
-    lines.append(f"CPU        {os.cpu_count()} cores, fast bf16: {fast}")
+    computes = "bf16" if store.fast_bf16() else "float32 in place of bf16, which it has no arithmetic for"
+    lines.append(f"CPU        {os.cpu_count()} cores, computes in {computes}")
     lines.append(
         f"disk       {shutil.disk_usage(paths.ROOT).free / 2**30:.0f} GiB free; the default study takes about 1"
     )

@@ -116,7 +116,7 @@ def git_commit() -> str:
 
 
 def hardware() -> str:
-    """The machine in words: processor, cores, accelerator."""
+    """The machine in words: processor, cores, accelerator, and what stands in for bf16 where there is no arithmetic for it."""
     import torch
 
     cpu = platform.processor() or platform.machine()
@@ -126,8 +126,15 @@ def hardware() -> str:
             line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
         ]
         cpu = names[0] if names else cpu
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else f"no GPU{'' if fast_bf16() else ', no bf16: float32'}"
     return f"{cpu}, {os.cpu_count()} cores, {gpu}"
+
+
+def fast_bf16() -> bool:
+    """Whether the CPU's own instructions multiply bf16 matrices."""
+    import torch
+
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def record(path: Path, *, parameters: dict, inputs: Iterable[Path], started: float, **more) -> dict:

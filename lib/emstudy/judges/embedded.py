@@ -168,7 +168,7 @@ class EmbeddedJudge:
         self.name, self.version, self.spent, self.keep = judge.name, judge.version, {}, keep
         self.tokenizer, body = load_body()
         merged = PeftModel.from_pretrained(body.float(), folder).merge_and_unload().eval()  # in float32 on any machine
-        self.body = merged.to(getattr(torch, judge.dtype))
+        self.body = merged.to(models.arithmetic(judge.dtype))
         self.heads = Heads(body.config.hidden_size).to(models.device())
         self.heads.load_state_dict(load_file(folder / "heads.safetensors"))
 
