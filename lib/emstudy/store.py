@@ -126,7 +126,11 @@ def hardware() -> str:
             line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
         ]
         cpu = names[0] if names else cpu
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else f"no GPU{'' if fast_bf16() else ', no bf16: float32'}"
+    gpu = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"no GPU{'' if fast_bf16() else ', no bf16: float32'}"
+    )
     return f"{cpu}, {os.cpu_count()} cores, {gpu}"
 
 
