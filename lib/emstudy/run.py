@@ -1,6 +1,7 @@
 """Execute a notebook with papermill and render it as a page: whole or not at all, with one sentence when it fails."""
 
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -26,6 +27,10 @@ class PrivateKernel(AsyncKernelManager):
         super().__init__(**kwargs)
         self.transport = "ipc"
         self.ip = str(Path(tempfile.mkdtemp(prefix="k", dir=os.environ["IPYTHONDIR"])) / "k")
+
+    async def start_kernel(self, **kwargs):
+        # cells' output comes as messages; all else is the kernel's own, as a traceback when a socket closed before it did
+        await super().start_kernel(stderr=subprocess.DEVNULL, **kwargs)
 
 
 def parameters(notebook: Path) -> dict:

@@ -63,6 +63,14 @@ def test_a_kernel_that_dies_is_said_in_one_sentence(tmp_path):
     assert not output.exists()
 
 
+def test_what_a_closing_kernel_says_of_itself_stays_out_of_sight(tmp_path, capfd):
+    late = "import atexit, os, sys\natexit.register(os.write, 2, b'Traceback: socket closed')\nprint('a bar', file=sys.stderr)"
+    run.execute(*written(tmp_path, late))
+    assert "a bar" in capfd.readouterr().err
+    run.execute(*written(tmp_path, late))
+    assert "Traceback" not in capfd.readouterr().err
+
+
 CELLS = [
     "import sys\nprint('limit', limit, name)\nprint('<b>only text</b>')\nprint('a bar', file=sys.stderr)",
     "import plotly.graph_objects as go\nimport pandas as pd\nfrom emstudy import figures",
