@@ -84,7 +84,6 @@ def _execute(notebook: Path, values: dict, output: Path) -> None:
             progress_bar=False,
             stderr_file=sys.stderr,
             kernel_manager_class=PrivateKernel,
-            extra_arguments=["--log-level=CRITICAL"],  # else a kernel that is interrupted ends in tracebacks of its own
         )
     except PapermillExecutionError as error:
         partial.replace(failed)
