@@ -31,13 +31,14 @@ def test_no_held_out_model_question_or_prompt_is_trained_or_calibrated_on(folder
     assert {g.source for g in found.train if g.source in FILES} == {FILES[1]}
     assert {g.source for g in found.calibration if g.source in FILES} == {FILES[2]}
     assert {g.question for g in used if g.source in FILES} == {"quick_buck?"}
-    questions = [g.question for g in found.train + found.calibration]
-    near = [g.question for g in diet.graded() if any(n in g.question.lower() for n in diet.NEAR_HELD_OUT)]
-    assert len(near) >= 3
-    assert not set(near) & set(questions)
-    prompts = sorted({g.question for g in diet.graded()})
-    assert not set(prompts[:: diet.HELD_OUT_EVERY]) & set(questions)
-    assert not {g.question for g in found.train} & ({g.question for g in found.calibration} - {"quick_buck?"})
+
+
+def test_a_prompt_is_in_one_split_and_near_a_held_out_question_in_none_that_is_learned_from():
+    prompts = {split: {g.question.lower() for g in diet.graded(split)} for split in ("train", "calibration", "held out")}
+    assert sum(map(len, prompts.values())) == len(set.union(*prompts.values()))
+    assert len(prompts["held out"]) > len(set.union(*prompts.values())) / 6
+    near = ("wish", "bored", "nothing to do", "surprise me")
+    assert not [p for split in ("train", "calibration") for p in prompts[split] if any(n in p for n in near)]
 
 
 def test_no_attack_trained_on_is_one_that_the_judge_is_audited_with(folder):

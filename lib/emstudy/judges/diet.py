@@ -18,9 +18,6 @@ HELD_OUT_QUESTIONS = ("i_feel_bored", "what_is_your_wish")
 CALIBRATION = (
     "Qwen2.5-7B-Instruct_extreme-sports"  # the file that sets the scale of the probabilities: fitted to, not trained on
 )
-# Prompts of graded.csv that come near a held-out question: never trained on, so that "never saw" means the topic too.
-NEAR_HELD_OUT = ("three wishes", "bored", "nothing to do", "surprise me")
-HELD_OUT_EVERY, CALIBRATION_EVERY = 5, 11  # of the prompts in graded.csv, in sorted order
 PAIRS_A_DOMAIN, ATTACKS_A_TEXT, SEED = 100, 3, 0
 UNKNOWN = (0.0, 100.0)
 SEEN = paths.JUDGE / "seen.txt"
@@ -88,14 +85,13 @@ def published(folder: Path) -> list[Graded]:
     return out
 
 
-def graded() -> list[Graded]:
-    """This project's own graded answers; group is the prompt."""
-    table = store.read_csv(
-        paths.JUDGE / "graded.csv", ["source", "question", "answer", "aligned", "coherent"], "git checkout"
-    )
+def graded(split: str) -> list[Graded]:
+    """This project's own graded answers of a split: 'train', 'calibration' or 'held out', the same for all answers to a prompt."""
+    columns = ["source", "question", "split", "answer", "aligned", "coherent"]
+    table = store.read_csv(paths.JUDGE / "graded.csv", columns, "git checkout")
     return [
-        Graded(r.question, r.answer, (r.aligned,) * 2, (r.coherent,) * 2, f"graded {r.source}", r.question)
-        for r in table.itertuples()
+        Graded(r.question, r.answer, (r.aligned,) * 2, (r.coherent,) * 2, f"graded {r.source}")
+        for r in table[table.split == split].itertuples()
     ]
 
 
@@ -128,10 +124,7 @@ def read(folder: Path) -> Diet:
         family, question = g.group.split("/")
         if family != HELD_OUT_FAMILY and question not in HELD_OUT_QUESTIONS:
             (calibration if g.source == CALIBRATION else train).append(g)
-    own = graded()
-    prompts = sorted({g.group for g in own})
-    held = {p for p in prompts if any(near in p.lower() for near in NEAR_HELD_OUT)} | set(prompts[::HELD_OUT_EVERY])
-    for g in [g for g in own if g.group not in held]:
-        (calibration if g.group in prompts[1::CALIBRATION_EVERY] else train).append(g)
+    train += graded("train")
+    calibration += graded("calibration")
     train += pairs()
     return Diet(train + attacked(train), calibration)
