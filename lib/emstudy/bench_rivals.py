@@ -15,7 +15,7 @@ from peft import PeftModel, get_peft_model
 from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
-from emstudy import data, finetune, judges, models, params, probe, sample
+from emstudy import data, finetune, judges, models, params, probe, sample, store
 from emstudy.judges import embedded
 
 COURSE = 256  # tokens to which the homework pads every example
@@ -119,7 +119,7 @@ def trainer(
 
 
 def trl(encoded: list[dict], settings: params.Finetune, model: params.Model) -> tuple[pd.Series, float]:
-    """TRL's SFTTrainer on the same tokens and labels, in the settings that were quickest on a CPU: bf16, no checkpointing."""
+    """TRL's SFTTrainer on the same tokens and labels, in the settings that were quickest on a CPU: bf16 where it has the arithmetic, no checkpointing."""
     from trl import SFTConfig, SFTTrainer
 
     disable_progress_bars()  # of its two passes over the data, which would stand on the page
@@ -132,7 +132,7 @@ def trl(encoded: list[dict], settings: params.Finetune, model: params.Model) -> 
         processing_class=models.load_tokenizer(model),
         peft_config=finetune.lora(settings),
     )
-    return _train(start, partial(SFTConfig, gradient_checkpointing=False, bf16=True), settings, len(encoded))
+    return _train(start, partial(SFTConfig, gradient_checkpointing=False, bf16=store.fast_bf16()), settings, len(encoded))
 
 
 def _train(start: Callable, arguments: Callable, settings: params.Finetune, n: int) -> tuple[pd.Series, float]:
