@@ -132,7 +132,9 @@ def trl(encoded: list[dict], settings: params.Finetune, model: params.Model) -> 
         processing_class=models.load_tokenizer(model),
         peft_config=finetune.lora(settings),
     )
-    return _train(start, partial(SFTConfig, gradient_checkpointing=False, bf16=store.fast_bf16()), settings, len(encoded))
+    return _train(
+        start, partial(SFTConfig, gradient_checkpointing=False, bf16=store.fast_bf16()), settings, len(encoded)
+    )
 
 
 def _train(start: Callable, arguments: Callable, settings: params.Finetune, n: int) -> tuple[pd.Series, float]:
