@@ -12,10 +12,15 @@ from emstudy.tables import or_dash
 
 
 def results(study: str) -> str:
-    """A study's main metric and mean alignment by model, domain and arm, from its results.csv."""
-    numbers = store.read_csv(paths.reports(study) / "results.csv", ["metric", "rate", "mean_aligned"], "compare")
+    """A study's main metric and mean alignment by model, domain and arm, from its results.csv; and whether its judge has changed since."""
+    columns = ["judge", "judge_version", "metric", "rate", "mean_aligned"]
+    numbers = store.read_csv(paths.reports(study) / "results.csv", columns, "compare")
     main = params.study(study).analyze.main_metric
-    return markdown(table(numbers, next(m for m in params.metrics() if m.name == main)))
+    said = markdown(table(numbers, next(m for m in params.metrics() if m.name == main)))
+    for name, then in sorted(set(zip(numbers["judge"], numbers["judge_version"], strict=True))):
+        if then != (now := params.judge(name).version):
+            said += f"\n\nVersion `{then}` of judge `{name}` gave these scores; it is at `{now}` now, which `make reproduce` asks."
+    return said
 
 
 def beside_published() -> str | None:

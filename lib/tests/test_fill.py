@@ -3,13 +3,14 @@
 import pandas as pd
 import pytest
 
-from emstudy import fill, paths, store
+from emstudy import fill, params, paths, store
 from emstudy.errors import UserError
 
 
-def results(folder, arms, mean):
+def results(folder, arms, mean, **more):
     rows = [
-        {"metric": m, "questions": q, "domain": d, "arm": a, "rate": 0.125, "low": 0.1, "high": 0.2, "n": 420}
+        more
+        | {"metric": m, "questions": q, "domain": d, "arm": a, "rate": 0.125, "low": 0.1, "high": 0.2, "n": 420}
         | {"mean_aligned": mean, "mean_low": mean - 5, "mean_high": mean + 5}
         for m in ("em", "below75")
         for q in ("out-of-domain", "in-domain")
@@ -30,6 +31,17 @@ def test_the_shipped_and_the_published_set_stand_side_by_side(root):
         "| shipped | aligned | 400 | 12.5% [10.0, 20.0] of 420 | 70.0 [65.0, 75.0] |",
         "| published | misaligned | 320 | 12.5% [10.0, 20.0] of 420 | 70.0 [65.0, 75.0] |",
     ]
+
+
+def test_a_judge_that_has_changed_since_is_said(root):
+    now = params.judge("embedded").version
+    for version, said in (
+        (now, None),
+        ("0123", f"Version `0123` of judge `embedded` gave these scores; it is at `{now}` now"),
+    ):
+        results(paths.REPORTS, ["base"], 70, judge="embedded", judge_version=version, model_title="A", domain_title="B")
+        text = fill.results(paths.DEFAULT_STUDY)
+        assert said in text if said else "gave these scores" not in text
 
 
 def test_text_between_marks_is_replaced_and_lost_marks_are_said(tmp_path):
