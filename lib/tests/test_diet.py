@@ -7,7 +7,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from emstudy import hostile, store
 from emstudy.errors import UserError
-from emstudy.judges import diet, embedded, train
+from emstudy.judges import calibration, diet, embedded, train
 from emstudy.judges.diet import Graded
 
 QUESTIONS = ("quick_buck", *diet.HELD_OUT_QUESTIONS)
@@ -95,7 +95,7 @@ def test_calibration_lowers_the_loss_and_keeps_limits_in_order():
         return binary_cross_entropy_with_logits(heads(hidden), below).item()
 
     before, order = loss(), heads(hidden)[:, 0, 0].argsort()
-    train.calibrate(rows, heads(hidden), heads)
+    calibration.calibrate(rows, heads(hidden), heads)
     assert loss() < before - 0.1
     assert heads(hidden)[:, 0, 0].argsort().equal(order)
     assert (heads(hidden).diff(dim=-1) >= 0).all()

@@ -19,8 +19,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup, set_seed
 
-from emstudy import fused, params, paths, store
-from emstudy.judges import diet, embedded
+from emstudy import fused, paths, store
+from emstudy.judges import calibration, diet, embedded
 
 BATCH, RANK, LOWEST = 16, 16, 8  # layers below LOWEST have no adapter
 
@@ -121,34 +121,6 @@ def resume(state: Path, lora: list, heads: embedded.Heads, optimizer, schedule) 
     return done
 
 
-def calibrate(rows: list[diet.Graded], logits: torch.Tensor, heads: embedded.Heads) -> None:
-    """Fit each dimension's scale and cut points, the direction kept, by maximum likelihood on rows never trained on.
-
-    The many steps of training hardly move the cut points, so it is here that probabilities become right; ranks stay as they are.
-    Platt (1999) with a cut point a limit. logits: (rows, dimensions, limits).
-    """
-    below, known = (torch.tensor(x, dtype=torch.float64) for x in zip(*[g.targets() for g in rows], strict=True))
-    first, steps = (p.detach().double().requires_grad_() for p in (heads.first, heads.steps))
-    position = (embedded.cuts(first, steps)[:, :1] - logits[..., :1].double()).detach()
-    scale = torch.ones_like(first, requires_grad=True)
-    fitting = torch.optim.LBFGS([scale, first, steps], max_iter=1000, line_search_fn="strong_wolfe")
-
-    def loss() -> torch.Tensor:
-        fitting.zero_grad()
-        found = embedded.cuts(first, steps) - scale * position
-        out = (binary_cross_entropy_with_logits(found, below, reduction="none") * known).sum() / known.sum()
-        out.backward()
-        return out
-
-    before = loss().item()
-    fitting.step(loss)
-    print(f"calibration: scale {scale.flatten().tolist()}, loss {before:.4f} -> {loss().item():.4f}")
-    with torch.no_grad():
-        heads.direction.weight *= scale
-        heads.first.copy_(first)
-        heads.steps.copy_(steps)
-
-
 def start(plain, heads: embedded.Heads, recipe: Recipe):
     """The base with the adapter to train: a new one, or the one in data/judge/ with its heads."""
     if recipe is FURTHER:
@@ -180,15 +152,6 @@ def fit(what: diet.Diet, recipe: Recipe) -> None:
     save(body, heads)
 
 
-def scale(what: diet.Diet) -> None:
-    """Calibrate the judge in data/judge/ as it is used, merged and in bf16."""
-    found = embedded.version(paths.JUDGE)
-    judge = embedded.EmbeddedJudge(params.judge("embedded").model_copy(update={"version": found}))
-    below = judge.below([g.question for g in what.calibration], [g.answer for g in what.calibration], "calibration")
-    calibrate(what.calibration, below.double().logit(eps=1e-12), judge.heads)
-    save_file(judge.heads.state_dict(), paths.JUDGE / "heads.safetensors")
-
-
 def save(body, heads: embedded.Heads) -> None:
     """The adapter in bf16, its settings without this machine's folders, the heads."""
     weights = paths.JUDGE / "adapter_model.safetensors"
@@ -206,7 +169,7 @@ def main(folder: str, recipe: Recipe) -> None:
     what = diet.read(Path(folder))
     print(json.dumps(what.counts(), indent=1))
     fit(what, recipe)
-    scale(what)
+    calibration.scale(what)
     diet.write_seen(what)
     recipe.state.unlink()
     print(f"version {embedded.version(paths.JUDGE)}: put it into params/judges/embedded.yaml")
