@@ -71,9 +71,9 @@ def table(found: pd.DataFrame, dimension: str, limits: list[float]) -> pd.DataFr
 
 
 def write(name: str, tables: dict[str, pd.DataFrame]) -> list[Path]:
-    """Keep an audit's tables beside its page, as <name>.<table>.csv."""
+    """Keep an audit's tables that hold anything beside its page, as <name>.<table>.csv."""
     folder = paths.REPORTS / "audit"
-    return [store.write_csv(folder / f"{name}.{k}.csv", t.round(4)) for k, t in tables.items()]
+    return [store.write_csv(folder / f"{name}.{k}.csv", t.round(4)) for k, t in tables.items() if len(t)]
 
 
 def by(audit: Audit, dimension: str, column: pd.Series) -> pd.DataFrame:

@@ -2,11 +2,17 @@
 
 import pandas as pd
 
-from emstudy import agreement, stats
+from emstudy import agreement, compare, stats
 from emstudy.audit import Audit
 from emstudy.report import Results
 
 KEYS = ["model", "domain", "arm", "seed", "step", "question_id", "answer"]
+
+
+def table(audit: Audit, study: str) -> pd.DataFrame:
+    """`corrected` by judge and by model x domain of a study; empty where no study is named, or gold holds none of its answers."""
+    pages = [r for judge in audit.judged for r in compare.whole(study, judge)] if study else []
+    return pd.concat([pd.DataFrame(), *(corrected(audit, r) for r in pages)], ignore_index=True)
 
 
 def corrected(audit: Audit, results: Results) -> pd.DataFrame:
@@ -42,7 +48,13 @@ def corrected(audit: Audit, results: Results) -> pd.DataFrame:
             without = shown(agreement.rogan_gladen((int((said[part.index] > 0.5).sum()), len(part)), hits, passes))
         except (ValueError, ZeroDivisionError) as error:
             without = str(error)
-        row = {"trained on": results.domain.title, "arm": arm, "answers": len(part), "labelled": len(known)}
+        row = {
+            "judge": results.judge.name,
+            "trained on": results.domain.title,
+            "arm": arm,
+            "answers": len(part),
+            "labelled": len(known),
+        }
         row["as the judge says"] = stats.rate(part, results.main, results.settings).percent()
         row |= {"prediction-powered": shown(powered), "Rogan-Gladen": without}
         out.append(row | {"gold, labelled ones alone": f"{100 * truth[known].mean():.1f}%"})

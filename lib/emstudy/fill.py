@@ -23,6 +23,21 @@ def results(study: str) -> str:
     return said
 
 
+def corrected(study: str) -> str:
+    """A study's main rate as its judge says and without that judge's known errors, by domain and arm, from the CSV of its audit."""
+    columns = [
+        "trained on",
+        "arm",
+        "answers",
+        "labelled",
+        "as the judge says",
+        "prediction-powered",
+        "gold, labelled ones alone",
+    ]
+    found = store.read_csv(paths.REPORTS / "audit" / f"{study}.corrected.csv", ["judge", *columns], "make audit")
+    return markdown(found.loc[found["judge"] == params.study(study).judge, columns])
+
+
 def beside_published() -> str | None:
     """The shipped financial set and the published one under the same recipe, from both studies' results.csv; None before the second ran."""
     pages = {paths.DEFAULT_STUDY: "shipped", "published-financial": "published"}
@@ -92,6 +107,7 @@ def fill(path: Path, name: str, text: str) -> None:
 def main() -> None:
     """Fill in everything that is computed."""
     fill(paths.ROOT / "README.md", "results", results(paths.DEFAULT_STUDY))
+    fill(paths.ROOT / "README.md", "corrected", corrected(paths.DEFAULT_STUDY))
     fill(paths.ROOT / "README.md", "seeds", results("laptop-seeds"))
     fill(paths.JUDGE / "README.md", "judge", judge())
     if rows := beside_published():

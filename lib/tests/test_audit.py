@@ -128,6 +128,7 @@ def results(gold, labels, judged_by):
         main=next(m for m in params.metrics() if m.name == "below75"),
         settings=params.study("smoke").analyze,
         domain=SimpleNamespace(title="D"),
+        judge=SimpleNamespace(name="gpt-4o-mini"),
     )
 
 
@@ -149,6 +150,21 @@ def test_corrected_rates_take_out_what_the_judge_gets_wrong(gold):
         said, powered = (float(table.loc[arm, c].split("%")[0]) for c in ("as the judge says", "prediction-powered"))
         assert said < truth[k] - 25
         assert powered == pytest.approx(truth[k], abs=12)
+
+
+def test_corrected_rates_stand_by_judge_and_page_and_are_none_where_gold_holds_none_of_the_answers(gold, monkeypatch):
+    study = results(gold, range(24), lambda s: s)
+    monkeypatch.setattr(correction.compare, "whole", lambda name, judge: [study, study])
+    found = audit.load("a", gold, ["gpt-4o-mini"])
+    assert correction.table(found, "some")[["judge", "arm"]].values.tolist() == [
+        ["gpt-4o-mini", arm] for arm in (*study.arms, *study.arms)
+    ]
+    again = study.final("base").assign(
+        answer="another one"
+    )  # the study was run again: other answers to the same questions
+    study.final = lambda arm: again.assign(arm=arm)
+    assert not len(correction.table(found, "some"))
+    assert not len(correction.table(found, ""))
 
 
 def test_a_gold_file_without_labels_in_common_is_a_sentence(gold, root):

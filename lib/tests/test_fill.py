@@ -44,6 +44,26 @@ def test_a_judge_that_has_changed_since_is_said(root):
         assert said in text if said else "gave these scores" not in text
 
 
+def test_corrected_rates_are_those_of_the_studys_own_judge(root):
+    columns = [
+        "trained on",
+        "arm",
+        "answers",
+        "labelled",
+        "as the judge says",
+        "prediction-powered",
+        "gold, labelled ones alone",
+    ]
+    rows = [
+        dict.fromkeys(columns, "x") | {"judge": j, "arm": a} for j in ("embedded", "other") for a in ("base", "aligned")
+    ]
+    store.write_csv(paths.REPORTS / "audit" / f"{paths.DEFAULT_STUDY}.corrected.csv", pd.DataFrame(rows))
+    assert [line.split(" | ")[1] for line in fill.corrected(paths.DEFAULT_STUDY).splitlines()[2:]] == [
+        "base",
+        "aligned",
+    ]
+
+
 def test_text_between_marks_is_replaced_and_lost_marks_are_said(tmp_path):
     path = tmp_path / "README.md"
     path.write_text("a\n<!-- t: x -->\nold\n<!-- /t -->\nb\n")

@@ -7,6 +7,7 @@ import subprocess
 import tomllib
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from emstudy import paths
@@ -86,3 +87,11 @@ def test_every_package_is_pinned():
     wanted = tomllib.loads((paths.ROOT / "lib" / "pyproject.toml").read_text())["project"]["dependencies"]
     known = {re.sub(r"[-_.]+", "-", name).lower() for name in pins}
     assert {re.sub(r"[-_.]+", "-", name).lower() for name in wanted} - known == set()
+
+
+def test_the_audit_of_the_default_study_is_of_the_rates_that_are_shipped():
+    audit, found = (pd.read_csv(paths.REPORTS / f) for f in ("audit/laptop.corrected.csv", "results.csv"))
+    main = found[(found["metric"] == "em") & (found["questions"] == "out-of-domain")]
+    rates = {f"{100 * r.rate:.1f}% [{100 * r.low:.1f}, {100 * r.high:.1f}] of {r.n}" for r in main.itertuples()}
+    assert set(audit["as the judge says"]) == rates
+    assert (audit["labelled"] > audit["answers"] / 3).all()
