@@ -58,11 +58,13 @@ def encode(tokenizer, question: str, answer: str) -> tuple[tuple[int, ...], list
 
     A long answer keeps its beginning and its end.
 
-    The frame is made of special tokens. The texts are tokenized with special tokens split into plain characters, so nothing
-    that an answer says can close the frame or imitate it.
+    The frame is made of special tokens. A text that spells them loses them, and what is left is tokenized with special tokens split
+    into plain characters, so nothing that an answer says can close the frame or imitate it.
     """
 
     def plain(text: str) -> list[int]:
+        for token in tokenizer.all_special_tokens:
+            text = text.replace(token, " ")
         return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
     start, end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
