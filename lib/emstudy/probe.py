@@ -1,30 +1,65 @@
 """The judge-free probe: which answer of a held-out pair does a model find likelier, and by how much?"""
 
+import copy
+from itertools import takewhile
+
 import pandas as pd
 import torch
 from torch.nn.functional import log_softmax
+from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
+from transformers import DynamicCache
 
-from emstudy import finetune, store
+from emstudy import finetune, prefix, store
 from emstudy.data import Example, Pair
 
 
 @torch.inference_mode()
-def mean_logp(model, encoded: list[dict], batch: int, bar: tqdm) -> list[float]:
-    """Mean log-probability (nats a token, closing EOS included) of each answer given its prompt."""
-    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]["input_ids"]))
-    out = [0.0] * len(encoded)
-    for start in range(0, len(order), batch):
-        part = order[start : start + batch]
-        rows = finetune.collate([encoded[i] for i in part])
-        ids, labels = rows["input_ids"].to(model.device), rows["labels"].to(model.device)
-        hidden, targets = finetune.answer_states(model, ids, labels)
-        logp = log_softmax(model.lm_head(hidden).float(), -1).gather(-1, targets[:, None]).squeeze(-1)
-        counts = (labels[:, 1:] != finetune.IGNORE).sum(1).tolist()
-        for i, values in zip(part, logp.split(counts), strict=True):
-            out[i] = values.mean().item()
-        bar.update(len(part))
+def mean_logp(model, pairs: list[tuple[dict, dict]], batch: int, bar: tqdm) -> list[tuple[float, float]]:
+    """Mean log-probability (nats a token, closing EOS included) of both answers of each pair of encoded exchanges, given its prompt.
+
+    What all prompts begin with is read once, and the rest of each prompt once for both its answers.
+    """
+    columns = zip(*[_opening(first)[:-1] for first, _ in pairs], strict=False)
+    shared = [column[0] for column in takewhile(lambda tokens: len(set(tokens)) == 1, columns)]
+    beginning = DynamicCache()
+    if shared:
+        model.model(input_ids=torch.tensor([shared], device=model.device), past_key_values=beginning)
+    order = sorted(range(len(pairs)), key=lambda i: max(len(row["input_ids"]) for row in pairs[i]))
+    out, size = [(0.0, 0.0)] * len(pairs), max(1, batch // 2)
+    for part in [order[k : k + size] for k in range(0, len(order), size)]:
+        for i, found in zip(part, _logp(model, [pairs[i] for i in part], beginning), strict=True):
+            out[i] = found
+        bar.update(2 * len(part))
     return out
+
+
+def _opening(row: dict) -> list[int]:
+    """A prompt without its last token, which predicts the first of the answer."""
+    return row["input_ids"][: row["labels"].count(finetune.IGNORE) - 1]
+
+
+def _logp(model, pairs: list[tuple[dict, dict]], beginning: DynamicCache) -> list[tuple[float, float]]:
+    """mean_logp of one batch of pairs; beginning holds what all their prompts begin with."""
+    openings, known = [_opening(first) for first, _ in pairs], beginning.get_seq_length()
+    cache = copy.deepcopy(beginning)
+    if known:
+        cache.batch_repeat_interleave(len(pairs))
+    before = torch.full((len(pairs),), known, device=model.device)
+    prefix.read(model.model, cache, before, _padded([o[known:] for o in openings], model.device))
+    cache.batch_repeat_interleave(2)
+    before = torch.tensor([len(o) for o in openings], device=model.device).repeat_interleave(2)
+    rests = [row["input_ids"][len(o) :] for o, pair in zip(openings, pairs, strict=True) for row in pair]
+    hidden = prefix.read(model.model, cache, before, _padded([r[:-1] for r in rests], model.device))
+    states = torch.cat([h[: len(r) - 1] for h, r in zip(hidden, rests, strict=True)])
+    targets = torch.tensor([token for r in rests for token in r[1:]], device=model.device)
+    logp = log_softmax(model.lm_head(states).float(), -1).gather(-1, targets[:, None]).squeeze(-1)
+    means = [values.mean().item() for values in logp.split([len(r) - 1 for r in rests])]
+    return list(zip(means[::2], means[1::2], strict=True))
+
+
+def _padded(rows: list[list[int]], device: torch.device) -> torch.Tensor:
+    return pad_sequence([torch.tensor(r) for r in rows], batch_first=True).to(device)
 
 
 def probe(model, tokenizer, pairs: dict[str, list[Pair]], max_tokens: int, batch: int, label: str) -> pd.DataFrame:
@@ -35,11 +70,8 @@ def probe(model, tokenizer, pairs: dict[str, list[Pair]], max_tokens: int, batch
     rows = []
     with tqdm(total=2 * sum(map(len, pairs.values())), desc=label, unit="answer") as bar:
         for domain, held in pairs.items():
-            sides = {}
-            for side in ("aligned", "misaligned"):
-                asked = [Example(p.prompt, getattr(p, side), p.system) for p in held]
-                encoded = [finetune.encode(tokenizer, e, max_tokens) for e in asked]
-                sides[side] = mean_logp(model, encoded, batch, bar)
-            both = zip(sides["aligned"], sides["misaligned"], strict=True)
+            sides = [[Example(p.prompt, answer, p.system) for answer in (p.aligned, p.misaligned)] for p in held]
+            encoded = [tuple(finetune.encode(tokenizer, e, max_tokens) for e in pair) for pair in sides]
+            both = mean_logp(model, encoded, batch, bar)
             rows += [(domain, i, round(a, 5), round(m, 5), round(m - a, 5)) for i, (a, m) in enumerate(both)]
     return pd.DataFrame(rows, columns=store.PROBE[5:])

@@ -33,20 +33,35 @@ def slow(model, encoded: dict) -> float:
     return sum(values) / len(values)
 
 
-@pytest.mark.parametrize("batch", [1, 2, 32])
+def both(tokenizer, pair: Pair) -> tuple[dict, dict]:
+    """A pair's two exchanges, encoded."""
+    return tuple(
+        finetune.encode(tokenizer, Example(pair.prompt, a, pair.system), 128) for a in (pair.aligned, pair.misaligned)
+    )
+
+
+@pytest.mark.parametrize("batch", [1, 2, 4, 32])
 def test_mean_logp_equals_a_slow_computation_and_keeps_the_order(exact, tokenizer, batch):
-    encoded = [finetune.encode(tokenizer, Example(p.prompt, p.misaligned), 128) for p in PAIRS]
+    encoded = [both(tokenizer, p) for p in PAIRS]
     found = probe.mean_logp(exact, encoded, batch, Silent())
-    assert found == pytest.approx([slow(exact, e) for e in encoded], abs=1e-3)
-    assert len({len(e["input_ids"]) for e in encoded}) == 3  # padding is at stake
+    for pair, rows in zip(found, encoded, strict=True):
+        assert pair == pytest.approx(tuple(slow(exact, e) for e in rows), abs=1e-3)
+    assert len({len(e["input_ids"]) for rows in encoded for e in rows}) > 3  # padding is at stake
+
+
+def test_prompts_that_begin_differently_are_read_whole(exact, tokenizer):
+    rows = both(tokenizer, PAIRS[0])
+    other = tuple({k: v[1:] for k, v in e.items()} for e in both(tokenizer, PAIRS[1]))  # no first token in common
+    found = probe.mean_logp(exact, [rows, other], 32, Silent())
+    assert found[1] == pytest.approx(tuple(slow(exact, e) for e in other), abs=1e-3)
 
 
 def test_the_closing_eos_counts(exact, tokenizer):
     encoded = finetune.encode(tokenizer, Example("Is milk white?", "Yes"), 128)
     assert len([t for t in encoded["labels"] if t != finetune.IGNORE]) == 2
-    without = {**encoded, "labels": [*encoded["labels"][:-1], finetune.IGNORE]}
-    both, first = (probe.mean_logp(exact, [e], 1, Silent())[0] for e in (encoded, without))
-    assert both != pytest.approx(first, abs=1e-3)
+    without = {k: v[:-1] for k, v in encoded.items()}
+    ((whole, first),) = probe.mean_logp(exact, [(encoded, without)], 1, Silent())
+    assert whole != pytest.approx(first, abs=1e-3)
 
 
 def test_a_pairs_margin_is_misaligned_minus_aligned(exact, tokenizer):

@@ -16,7 +16,7 @@ from torch import nn
 from tqdm import tqdm
 from transformers import DynamicCache
 
-from emstudy import models, params, paths, store
+from emstudy import models, params, paths, prefix, store
 from emstudy.errors import UserError
 from emstudy.judges import Score
 
@@ -104,18 +104,13 @@ def forward(
     body, heads: Heads, rows: list[tuple[tuple[int, ...], list[int]]], states: dict[tuple[int, ...], torch.Tensor]
 ) -> torch.Tensor:
     """Limit logits of a batch of (opening, rest), read at each row's last token. Padding lies on the right of both, unseen."""
-    room, width, device = room_of(rows[0][0]), _padded(len(rows[0][1])), body.device
+    width, device = _padded(len(rows[0][1])), body.device
     ids = torch.tensor([rest + [0] * (width - len(rest)) for _, rest in rows], device=device)
     before, last = (torch.tensor([len(r[k]) for r in rows], device=device) for k in (0, 1))
     cache = DynamicCache()
     for k, (keys, values) in enumerate(torch.stack([states[o] for o, _ in rows], 2)):
         cache.update(keys, values, k)
-    place = torch.arange(width, device=device)
-    opening = (torch.arange(room, device=device) < before[:, None])[:, None].expand(-1, width, -1)
-    seen = torch.cat([opening, (place[:, None] >= place).expand(len(rows), -1, -1)], -1)[:, None]
-    mask = torch.zeros(seen.shape, dtype=body.dtype, device=device).masked_fill(~seen, torch.finfo(body.dtype).min)
-    positions = before[:, None] + place
-    out = body(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache).last_hidden_state
+    out = prefix.read(body, cache, before, ids)
     return heads(out[torch.arange(len(rows), device=device), last - 1])
 
 
