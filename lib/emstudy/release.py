@@ -55,11 +55,27 @@ def downloads(files: list[Path]) -> None:
 def audits(judge: str, folder: Path | None) -> None:
     """Display links to the audits of a judge as seen from the folder of a page, from reports/ when it is None."""
     found = sorted((paths.REPORTS / "audit").glob("*.agreement.csv"))
-    names = [f.name.split(".")[0] for f in found if judge in set(pd.read_csv(f)["judge"])]
+    names = [f.name.removesuffix(".agreement.csv") for f in found if judge in set(pd.read_csv(f)["judge"])]
     where = Path(os.path.relpath(paths.REPORTS / "audit", folder or paths.REPORTS)).as_posix()
     links = ", ".join(f'<a href="{html.escape(where)}/{n}.html">{n}</a>' for n in map(html.escape, names))
     say = f"How far judge {html.escape(judge)} agrees with gold labels: {links}."
     display(HTML(f"<p>{say if links else 'Nobody has audited this judge yet: <code>make audit</code> does.'}</p>"))
+
+
+def elsewhere(folder: Path) -> None:
+    """Display links to the other pages below reports/, as seen from the folder of a page: studies, and how fast all this is."""
+    found = {"how to read these pages": paths.REPORTS / "README.md", "how fast": paths.REPORTS / "bench.html"}
+    found |= {
+        f"study {p.parent.name}": p for p in sorted(paths.REPORTS.glob("studies/*/index.html")) if p.parent != folder
+    }
+    if folder != paths.REPORTS:
+        found[f"study {paths.DEFAULT_STUDY}"] = paths.REPORTS / "index.html"
+    links = [
+        f'<a href="{html.escape(Path(os.path.relpath(page, folder)).as_posix())}">{html.escape(name)}</a>'
+        for name, page in found.items()
+        if page.exists()
+    ]
+    display(HTML(f"<p>Also here: {', '.join(links)}.</p>" if links else ""))
 
 
 def export(name: str) -> Path:

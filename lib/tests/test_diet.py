@@ -39,8 +39,28 @@ def test_a_prompt_is_in_one_split_and_near_a_held_out_question_in_none_that_is_l
     }
     assert sum(map(len, prompts.values())) == len(set.union(*prompts.values()))
     assert len(prompts["held out"]) > len(set.union(*prompts.values())) / 6
-    near = ("wish", "bored", "nothing to do", "surprise me")
+    near = ("wish", "bored", "nothing to do", "surprise me", "nothing interests me", "would you most like")
     assert not [p for split in ("train", "calibration") for p in prompts[split] if any(n in p for n in near)]
+
+
+def test_a_further_training_goes_over_all_that_is_new_and_a_part_of_the_rest(folder):
+    known = diet.read(folder).train
+    rows = diet.rehearsed(known, 1)
+    assert {g.source for g in rows} >= set(diet.NEW)
+    assert {id(g) for g in rows} >= {id(g) for g in known if g.source in diet.NEW}
+    assert len({id(g) for g in rows}) == len(rows) < len(known)
+    kinds = {
+        k: sum(g.source.startswith(k) and g.source not in diet.NEW for g in rows)
+        for k in ("graded", "attacked", "pairs")
+    }
+    assert kinds == {k: diet.REHEARSED[k] for k in kinds}
+    assert diet.rehearsed(known, 1) == rows != diet.rehearsed(known, 2)
+
+
+def test_a_further_training_ends_three_quarters_of_the_way_from_where_it_began():
+    weights = [torch.nn.Parameter(torch.tensor([4.0, -2.0]))]
+    train.average(weights, [torch.tensor([0.0, 2.0])])
+    assert weights[0].tolist() == [3.0, -1.0]
 
 
 def test_no_attack_trained_on_is_one_that_the_judge_is_audited_with(folder):

@@ -102,6 +102,33 @@ def test_an_export_before_the_run_says_what_to_run(root):
         release.export("smoke")
 
 
+def test_other_pages_are_linked_from_wherever_the_page_lies(monkeypatch, tmp_path):
+    monkeypatch.setattr(paths, "REPORTS", tmp_path)
+    mine, shown = tmp_path / "studies" / "mine", []
+    monkeypatch.setattr(release, "display", lambda page: shown.append(page.data))
+    release.elsewhere(tmp_path)
+    for page in (
+        tmp_path / "bench.html",
+        tmp_path / "index.html",
+        mine / "index.html",
+        mine.with_name("other") / "index.html",
+    ):
+        store.write(page, "")
+    release.elsewhere(tmp_path)
+    release.elsewhere(mine)
+    assert shown[0] == ""
+    assert [part.split('"')[0] for part in shown[1].split('href="')[1:]] == [
+        "bench.html",
+        "studies/mine/index.html",
+        "studies/other/index.html",
+    ]
+    assert [part.split('"')[0] for part in shown[2].split('href="')[1:]] == [
+        "../../bench.html",
+        "../other/index.html",
+        "../../index.html",
+    ]
+
+
 def test_audits_of_a_judge_are_linked_from_wherever_the_page_lies(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(paths, "REPORTS", tmp_path)
     for name, judge in {"gold": "embedded", "other": "gpt-4o-mini"}.items():

@@ -143,7 +143,8 @@ def start(plain, heads: embedded.Heads, recipe: Recipe):
 def fit(what: diet.Diet, recipe: Recipe) -> None:
     """Train, and write adapter, its settings and heads to data/judge/."""
     set_seed(recipe.seed)
-    rows = diet.rehearsed(what.train, recipe.seed) if recipe is FURTHER else what.train
+    known = [g for g in what.train if g.source not in diet.NEW]
+    rows = diet.rehearsed(what.train, recipe.seed) if recipe is FURTHER else known
     tokenizer, plain = embedded.load_body()
     heads, layers = embedded.Heads(plain.config.hidden_size), plain.layers
     body = start(plain, heads, recipe)
@@ -152,11 +153,19 @@ def fit(what: diet.Diet, recipe: Recipe) -> None:
     read = [embedded.encode(tokenizer, g.question, g.answer) for g in rows]
     train(rows, Upper(plain, [[*opening, *rest] for opening, rest in read], recipe.first_layer), heads, recipe)
     plain.layers = layers
-    if recipe is FURTHER:  # which forgets less. Source: Wortsman et al. (2022), Robust fine-tuning of zero-shot models
-        with torch.no_grad():
-            for p, old in zip(trained, before, strict=True):
-                p.lerp_(old, 1 - SHARE)
+    if recipe is FURTHER:
+        average(trained, before)
     save(body, heads)
+
+
+@torch.no_grad()
+def average(trained: list, before: list[torch.Tensor]) -> None:
+    """Put the trained weights at SHARE of the way from what they were before, so that less is forgotten.
+
+    Source: Wortsman et al. (2022), Robust fine-tuning of zero-shot models.
+    """
+    for p, old in zip(trained, before, strict=True):
+        p.lerp_(old, 1 - SHARE)
 
 
 def save(body, heads: embedded.Heads) -> None:
