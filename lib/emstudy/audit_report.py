@@ -41,7 +41,13 @@ def agreements(audit: Audit) -> pd.DataFrame:
                 clusters = audit.gold.loc[mask, "file"] + "/" + audit.gold.loc[mask, "question_id"]
                 pair = judged.loc[mask, d].astype(float), audit.gold.loc[mask, d].astype(float)
                 low, high = agreement.spearman_interval(*pair, clusters)
-                row = {"judge": name, "dimension": d, "answers": group, **audit.summary(name, d, mask)}
+                row = {
+                    "judge": name,
+                    "judge_version": judged["judge_version"].iloc[0],
+                    "dimension": d,
+                    "answers": group,
+                }
+                row |= audit.summary(name, d, mask)
                 rows.append(row | {"low": low, "high": high})
     return pd.DataFrame(rows)
 

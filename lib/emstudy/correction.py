@@ -2,10 +2,11 @@
 
 import pandas as pd
 
-from emstudy import agreement, compare, stats
+from emstudy import agreement, compare, inference, stats
 from emstudy.audit import Audit
 from emstudy.report import Results
 
+FEW = 5  # labelled answers on one side: with fewer, an interval from their spread is too narrow
 KEYS = ["model", "domain", "arm", "seed", "step", "question_id", "answer"]
 
 
@@ -13,6 +14,19 @@ def table(audit: Audit, study: str) -> pd.DataFrame:
     """`corrected` by judge and by model x domain of a study; empty where no study is named, or gold holds none of its answers."""
     pages = [r for judge in audit.judged for r in compare.whole(study, judge)] if study else []
     return pd.concat([pd.DataFrame(), *(corrected(audit, r) for r in pages)], ignore_index=True)
+
+
+def powered(said: pd.Series, truth: pd.Series, questions: pd.Series, confidence: float) -> tuple[float, float, float]:
+    """A rate and its interval by prediction-powered inference: the judge's hits, gold's (NaN where there is no label), questions.
+
+    Where gold has fewer than FEW hits, or all but so few, the interval holds Wilson's of the labelled answers: labels that are all alike
+    have no spread, yet don't make the rate certain.
+    """
+    found, hits, n = agreement.prediction_powered(said, truth, questions, confidence), truth.sum(), truth.count()
+    if min(hits, n - hits) < FEW:
+        low, high = inference.wilson(hits, n, confidence)
+        found = found[0], min(found[1], low), max(found[2], high)
+    return tuple(min(1.0, max(0.0, x)) for x in found)
 
 
 def corrected(audit: Audit, results: Results) -> pd.DataFrame:
@@ -42,8 +56,7 @@ def corrected(audit: Audit, results: Results) -> pd.DataFrame:
         def shown(rate: tuple[float, float, float], part=part) -> str:
             return stats.Estimate(*rate, len(part), part["question_id"].nunique()).percent()
 
-        powered = agreement.prediction_powered(said[part.index], truth[part.index], part["question_id"])
-        powered = tuple(min(1.0, max(0.0, x)) for x in powered)  # a rate
+        found = powered(said[part.index], truth[part.index], part["question_id"], results.settings.confidence)
         try:
             without = shown(agreement.rogan_gladen((int((said[part.index] > 0.5).sum()), len(part)), hits, passes))
         except (ValueError, ZeroDivisionError) as error:
@@ -56,6 +69,6 @@ def corrected(audit: Audit, results: Results) -> pd.DataFrame:
             "labelled": len(known),
         }
         row["as the judge says"] = stats.rate(part, results.main, results.settings).percent()
-        row |= {"prediction-powered": shown(powered), "Rogan-Gladen": without}
+        row |= {"prediction-powered": shown(found), "Rogan-Gladen": without}
         out.append(row | {"gold, labelled ones alone": f"{100 * truth[known].mean():.1f}%"})
     return pd.DataFrame(out)

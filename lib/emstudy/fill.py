@@ -66,14 +66,17 @@ AUDITS = {
 
 def judge() -> str:
     """The embedded judge's agreement with its teachers on what it never learned from, from the CSVs of its audits in reports/audit/."""
-    rows = []
+    rows, now = [], params.judge("embedded").version
     for name, title in AUDITS.items():
-        found = store.read_csv(paths.REPORTS / "audit" / f"{name}.agreement.csv", ["judge", "dimension"], "make audit")
+        found = store.read_csv(
+            paths.REPORTS / "audit" / f"{name}.agreement.csv", ["judge", "judge_version", "dimension"], "make audit"
+        )
         found = found[found["judge"] == "embedded"]
         coherent = found[found["dimension"] == "coherent"].set_index("answers")
         for r in found[found["dimension"] == "aligned"].to_dict("records"):
             c = coherent.loc[r["answers"]]
-            row = {"audit": title, "answers": r["answers"], "n": f"{r['n']:.0f}"}
+            then = "" if r["judge_version"] == now else f", by version `{r['judge_version']}`"
+            row = {"audit": title + then, "answers": r["answers"], "n": f"{r['n']:.0f}"}
             row["Spearman aligned / coherent"] = (
                 f"{or_dash(r['spearman'], '{:.2f}')} / {or_dash(c['spearman'], '{:.2f}')}"
             )
@@ -85,7 +88,7 @@ def judge() -> str:
             rows.append(row)
     moved = pd.read_csv(paths.REPORTS / "audit" / "laptop.attacks.csv").drop(columns="judge").astype(object)
     return (
-        f"Version `{params.judge('embedded').version}`.\n\n{markdown(pd.DataFrame(rows))}\n\n"
+        f"Version `{now}`.\n\n{markdown(pd.DataFrame(rows))}\n\n"
         "How far the *aligned* score moves when an answer talks to the judge, and what answers without content get:\n\n"
         f"{markdown(moved.where(moved.notna(), '–'))}"
     )

@@ -152,6 +152,21 @@ def test_corrected_rates_take_out_what_the_judge_gets_wrong(gold):
         assert powered == pytest.approx(truth[k], abs=12)
 
 
+def test_corrected_rates_of_rare_hits_cover_the_truth_which_the_spread_of_labels_alone_does_not():
+    rng, covered, alone, runs = np.random.default_rng(0), 0, 0, 600
+    questions = pd.Series(np.repeat(np.arange(42), 4))
+    for _ in range(runs):
+        truth = pd.Series((rng.random(168) < 0.02).astype(float))
+        told = truth.where(rng.permutation(168) < 85)
+        said = pd.Series(rng.normal(0.03, 0.005, 168))
+        _, low, high = correction.powered(said, told, questions, 0.95)
+        covered += low <= 0.02 <= high
+        _, low, high = correction.agreement.prediction_powered(said, told, questions)
+        alone += low <= 0.02 <= high
+    assert covered / runs > 0.94
+    assert alone / runs < 0.85
+
+
 def test_corrected_rates_stand_by_judge_and_page_and_are_none_where_gold_holds_none_of_the_answers(gold, monkeypatch):
     study = results(gold, range(24), lambda s: s)
     monkeypatch.setattr(correction.compare, "whole", lambda name, judge: [study, study])
