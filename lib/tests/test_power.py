@@ -41,7 +41,7 @@ def test_four_of_five_simulated_studies_find_what_is_said_to_be_detectable():
 def test_the_sentence_names_questions_answers_and_both_differences():
     said = power.sentence(params.study("laptop"))
     assert said.startswith(
-        "With 42 out-of-domain questions, 10 answers each and 1 seed(s), four studies of five would find"
+        "With 42 out-of-domain questions, 4 answers each and 1 seed(s), four studies of five would find"
     )
     assert "points of mean alignment and" in said
     assert said.endswith("A fall of 5 points of mean alignment (smallest_effect) is within its reach.")

@@ -179,7 +179,7 @@ def test_a_judge_that_is_not_there_is_refused():
 def test_the_plan_of_the_default_study_is_what_a_hand_calculation_gives():
     plan = {row["cell"]: row for row in study.plan(study.load("laptop"))}
     base, trained = plan["smollm2-135m/none/base/0"], plan["smollm2-135m/medical/aligned/0"]
-    # 54 questions: ten samples each at the end, one each at the three checkpoints before it
-    assert (base["examples"], base["answers"]) == (0, 540)
-    assert (trained["examples"], trained["answers"]) == (400, 540 + 3 * 54)
+    # 54 questions: four samples each at the end, one each at the three checkpoints before it
+    assert (base["examples"], base["answers"]) == (0, 216)
+    assert (trained["examples"], trained["answers"]) == (400, 216 + 3 * 54)
     assert len(plan) == 5 and all(row["judge USD"] == 0 for row in plan.values())
