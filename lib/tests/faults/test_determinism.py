@@ -52,7 +52,7 @@ def twice(tmp_path_factory):
     roots = [tmp_path_factory.mktemp(name) for name in ("here", "and over there")]
     runs = [(reproduce(root), root) for root in roots]
     for process, _ in runs:
-        said = process.communicate(timeout=600)[0]
+        said = process.communicate(timeout=1800)[0]
         assert process.returncode == 0, said
     return roots
 
