@@ -7,7 +7,6 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 CELLS_MK := runs/$(STUDY)/cells$(if $(JUDGE),.$(JUDGE)).mk
 LIB := lib/emstudy
-PYTEST = env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL $(PY) -m pytest -q
 
 # Small models gain more from two cells side by side, half of the cores each, than from all cores on one; a GPU takes one at a time.
 CORES := $(shell getconf _NPROCESSORS_ONLN)
@@ -122,18 +121,18 @@ lint: setup
 	$(VENV)/bin/ruff check lib
 
 test-unit: setup
-	$(PYTEST) lib/tests --ignore=lib/tests/pages --ignore=lib/tests/faults
+	$(PY) -m pytest -q lib/tests --ignore=lib/tests/pages --ignore=lib/tests/faults
 
 test-faults: setup ## kill runs, break files and fill disks, and see that nothing is lost (lib/tests/faults/README.md)
-	OMP_NUM_THREADS=1 $(PYTEST) -rs lib/tests/faults
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs lib/tests/faults
 
 # the notebooks in order, since each reads what the one before wrote; progress bars stay out of compared outputs
 test-notebooks: setup
 	rm -rf runs/demo
-	TQDM_DISABLE=1 $(PYTEST) --nbval --nbval-cell-timeout=600 --nbval-current-env notebooks/1-finetune.ipynb notebooks/2-evaluate.ipynb notebooks/3-judge.ipynb notebooks/4-analyze.ipynb notebooks/5-compare.ipynb notebooks/6-explore.ipynb notebooks/7-audit.ipynb notebooks/8-label.ipynb
+	TQDM_DISABLE=1 $(PY) -m pytest -q --nbval --nbval-cell-timeout=600 --nbval-current-env notebooks/1-finetune.ipynb notebooks/2-evaluate.ipynb notebooks/3-judge.ipynb notebooks/4-analyze.ipynb notebooks/5-compare.ipynb notebooks/6-explore.ipynb notebooks/7-audit.ipynb notebooks/8-label.ipynb
 
 test-pages: setup ## pages in a real headless Chromium; skipped where chromium or chromedriver is missing
-	$(PYTEST) -rs lib/tests/pages
+	$(PY) -m pytest -q -rs lib/tests/pages
 
 notebooks: setup ## run the notebooks in place, so that their committed outputs are fresh
 	rm -rf runs/demo

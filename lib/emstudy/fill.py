@@ -25,17 +25,8 @@ def results(study: str) -> str:
 
 def corrected(study: str) -> str:
     """A study's main rate as its judge says and without that judge's known errors, by domain and arm, from the CSV of its audit."""
-    columns = [
-        "trained on",
-        "arm",
-        "answers",
-        "labelled",
-        "as the judge says",
-        "prediction-powered",
-        "gold, labelled ones alone",
-    ]
-    found = store.read_csv(paths.REPORTS / "audit" / f"{study}.corrected.csv", ["judge", *columns], "make audit")
-    return markdown(found.loc[found["judge"] == params.study(study).judge, columns])
+    found = store.read_csv(paths.REPORTS / "audit" / f"{study}.corrected.csv", ["judge", "Rogan-Gladen"], "make audit")
+    return markdown(found[found["judge"] == params.study(study).judge].drop(columns=["judge", "Rogan-Gladen"]))
 
 
 def beside_published() -> str | None:

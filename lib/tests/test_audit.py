@@ -174,9 +174,8 @@ def test_corrected_rates_stand_by_judge_and_page_and_are_none_where_gold_holds_n
     assert correction.table(found, "some")[["judge", "arm"]].values.tolist() == [
         ["gpt-4o-mini", arm] for arm in (*study.arms, *study.arms)
     ]
-    again = study.final("base").assign(
-        answer="another one"
-    )  # the study was run again: other answers to the same questions
+    # the study was run again: other answers to the same questions
+    again = study.final("base").assign(answer="another one")
     study.final = lambda arm: again.assign(arm=arm)
     assert not len(correction.table(found, "some"))
     assert not len(correction.table(found, ""))

@@ -45,20 +45,13 @@ def test_a_judge_that_has_changed_since_is_said(root):
 
 
 def test_corrected_rates_are_those_of_the_studys_own_judge(root):
-    columns = [
-        "trained on",
-        "arm",
-        "answers",
-        "labelled",
-        "as the judge says",
-        "prediction-powered",
-        "gold, labelled ones alone",
-    ]
     rows = [
-        dict.fromkeys(columns, "x") | {"judge": j, "arm": a} for j in ("embedded", "other") for a in ("base", "aligned")
+        {"judge": j, "trained on": "x", "arm": a, "Rogan-Gladen": "-"}
+        for j in ("embedded", "other")
+        for a in ("base", "aligned")
     ]
     store.write_csv(paths.REPORTS / "audit" / f"{paths.DEFAULT_STUDY}.corrected.csv", pd.DataFrame(rows))
-    assert [line.split(" | ")[1] for line in fill.corrected(paths.DEFAULT_STUDY).splitlines()[2:]] == [
+    assert [line.strip("| ").split(" | ")[1] for line in fill.corrected(paths.DEFAULT_STUDY).splitlines()[2:]] == [
         "base",
         "aligned",
     ]
