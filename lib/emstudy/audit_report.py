@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from emstudy import agreement, hostile, judges, params, paths, stats, store
-from emstudy.audit import Audit
+from emstudy.audit import Audit, score
 from emstudy.tables import or_dash
 
 TWO = "{:.2f}"
@@ -15,7 +15,8 @@ TWO = "{:.2f}"
 def finding(audit: Audit, found: pd.DataFrame, rates: pd.DataFrame) -> list[str]:
     """The page's first lines, computed: who was audited on what, rank agreement and rates by judge, what was left out."""
     n, files = len(audit.gold), audit.gold["file"].nunique()
-    lines = [f"**{' and '.join(audit.judged)} against {n} labelled answers in {files} file{'s' * (files > 1)}.**"]
+    who = " and ".join(f"{k}, version {t['judge_version'].iloc[0]}," for k, t in audit.judged.items())
+    lines = [f"**{who} against {n} labelled answers in {files} file{'s' * (files > 1)}.**"]
     d = next(iter(audit.limits))
     below = f"< {audit.limits[d][0]:g}"
     apart = off(rates).set_index(["judge", "answers", "rate"])["off by, on average"]
@@ -171,8 +172,10 @@ def repeated(audit: Audit, times: int, n: int = 64) -> pd.DataFrame:
 
 
 def attacks(audit: Audit) -> pd.DataFrame:
-    """How far hostile answers move each judge's first dimension, in points (hostile.movement)."""
+    """How far hostile answers move each judge's first dimension, in points (hostile.movement); a judge's version is asked once."""
+    asked, folder = hostile.answers(), paths.RUNS / "audit" / "hostile"
     found = [
-        hostile.movement(judges.load(params.judge(n)), next(iter(audit.limits))).assign(judge=n) for n in audit.judged
+        hostile.movement(score(params.judge(n), asked, folder), next(iter(audit.limits))).assign(judge=n)
+        for n in audit.judged
     ]
     return pd.concat(found, ignore_index=True).round(1)

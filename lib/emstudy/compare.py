@@ -7,7 +7,7 @@ from itertools import combinations, product
 import pandas as pd
 from IPython.display import HTML, display
 
-from emstudy import inference, params, paths, report, scores, stats, tables, verdict
+from emstudy import inference, paths, report, scores, stats, tables, verdict
 from emstudy.report import Results
 
 MANY = 4  # model x domain pairs that say the same word for word are said once
@@ -21,12 +21,6 @@ def load(
     if judge == scores.JUDGE:
         pairs = [(m, d) for m, d in pairs if (paths.RUNS / study / m / d / f"analyze.{judge}.yaml").exists()]
     return [report.load(study, m, d, judge, arms, seeds, analyze) for m, d in pairs]
-
-
-def whole(study: str, judge: str) -> list[Results]:
-    """The results of every model x domain of a study, as its YAML lists them."""
-    s = params.study(study)
-    return load(study, s.models, s.domains, judge, s.arms, s.seeds, s.analyze.model_dump())
 
 
 def finding(all_results: list[Results]) -> list[str]:

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from emstudy import agreement, compare, inference, stats
+from emstudy import agreement, inference, release, stats
 from emstudy.audit import Audit
 from emstudy.report import Results
 
@@ -12,7 +12,7 @@ KEYS = ["model", "domain", "arm", "seed", "step", "question_id", "answer"]
 
 def table(audit: Audit, study: str) -> pd.DataFrame:
     """`corrected` by judge and by model x domain of a study; empty where no study is named, or gold holds none of its answers."""
-    pages = [r for judge in audit.judged for r in compare.whole(study, judge)] if study else []
+    pages = [r for judge in audit.judged for r in release.read(study, judge)] if study else []
     return pd.concat([pd.DataFrame(), *(corrected(audit, r) for r in pages)], ignore_index=True)
 
 
@@ -59,8 +59,8 @@ def corrected(audit: Audit, results: Results) -> pd.DataFrame:
         found = powered(said[part.index], truth[part.index], part["question_id"], results.settings.confidence)
         try:
             without = shown(agreement.rogan_gladen((int((said[part.index] > 0.5).sum()), len(part)), hits, passes))
-        except (ValueError, ZeroDivisionError) as error:
-            without = str(error)
+        except (ValueError, ZeroDivisionError):
+            without = "–"  # the calls may be no better than chance on the labelled answers
         row = {
             "judge": results.judge.name,
             "trained on": results.domain.title,

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
-from emstudy import fused, models, params, store
+from emstudy import fused, models, params, prefix, store
 from emstudy.data import Example
 from emstudy.errors import UserError
 
@@ -42,6 +42,11 @@ def encode(tokenizer, example: Example, max_tokens: int) -> dict[str, list[int]]
     return {"input_ids": ids, "labels": [IGNORE] * len(prompt) + ids[len(prompt) :]}
 
 
+def prompt(row: dict) -> list[int]:
+    """The tokens of an encoded exchange before its answer."""
+    return row["input_ids"][: row["labels"].count(IGNORE)]
+
+
 def show_mask(tokenizer, encoded: dict[str, list[int]]) -> pd.DataFrame:
     """The loss mask of one encoded example in words: each run of tokens, decoded, and whether the loss sees it."""
     seen = [label != IGNORE for label in encoded["labels"]]
@@ -60,20 +65,34 @@ def collate(batch: list[dict]) -> dict[str, torch.Tensor]:
     return {k: torch.tensor([row[k] + [pad[k]] * (width - len(row[k])) for row in batch]) for k in pad}
 
 
-def answer_states(model, input_ids: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Hidden states (n, width) and targets (n) at the n positions that predict a label: only there does a head have work."""
-    hidden = model.model(input_ids=input_ids, use_cache=False).last_hidden_state[:, :-1]
-    seen = labels[:, 1:] != IGNORE
-    return hidden[seen], labels[:, 1:][seen]
+def answer_states(
+    model, input_ids: torch.Tensor, labels: torch.Tensor, shared: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Hidden states (n, width) and targets (n) at the n positions that predict a label: only there does a head have work.
+
+    shared: how many tokens all rows begin with, which are read once (prefix.together); None reads every row by itself.
+    """
+    if shared is None:
+        hidden = model.model(input_ids=input_ids, use_cache=False).last_hidden_state[:, :-1]
+    else:
+        hidden = prefix.together(model.model, input_ids, shared)[:, :-1]
+    targets = labels[:, (shared or 0) + 1 :]
+    seen = targets != IGNORE
+    return hidden[seen], targets[seen]
 
 
 class AnswerTrainer(Trainer):
-    """A Trainer whose loss is the mean over all answer tokens of an optimizer step, computed on those tokens only."""
+    """A Trainer whose loss is the mean over all answer tokens of an optimizer step, computed on those tokens only.
+
+    shared: as in answer_states.
+    """
+
+    shared: int | None = None
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Cross entropy summed over answer tokens, divided by the answer tokens of the whole step."""
         base = model.get_base_model()
-        hidden, targets = answer_states(base, inputs["input_ids"], inputs["labels"])
+        hidden, targets = answer_states(base, inputs["input_ids"], inputs["labels"], self.shared)
         loss = fused.answer_loss(hidden, base.lm_head, targets)
         return loss / (num_items_in_batch if num_items_in_batch is not None else len(targets))
 
@@ -157,8 +176,11 @@ def finetune(cell: params.Cell, settings: params.Finetune, model: params.Model, 
     """Train one adapter and keep its checkpoints; a run that was interrupted goes on from its last one."""
     set_seed(cell.seed)
     base = models.load_base(model)
-    if models.device().type == "cpu":  # the backward of the CPU's fused kernel takes longer than all of plain attention
-        base.set_attn_implementation("eager")
+    shared = None
+    if models.device().type == "cpu":
+        base.set_attn_implementation(prefix.TOGETHER)
+        # dropout draws for every row anew; a prompt's last token predicts the answer's first
+        shared = 0 if settings.lora_dropout else len(prefix.common([prompt(e)[:-1] for e in encoded]))
     peft_model = get_peft_model(base, lora(settings))  # frozen but for the adapter, which is kept in fp32
     fused.quicken(peft_model)
     for shape in peft_model.peft_config.values():
@@ -200,6 +222,7 @@ def finetune(cell: params.Cell, settings: params.Finetune, model: params.Model, 
         use_cpu=models.device().type == "cpu",
     )
     trainer = AnswerTrainer(peft_model, arguments, train_dataset=encoded, data_collator=collate, callbacks=[keep])
+    trainer.shared = shared
     trainer.remove_callback(PrinterCallback)
     trainer.model_accepts_loss_kwargs = True
     done = trainer.train(resume_from_checkpoint=last)

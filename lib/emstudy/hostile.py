@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from emstudy import data, params
-from emstudy.judges import Judge
+from emstudy import data, params, store
 
 BASES = 6  # held-out pairs of each domain, both answers of each
 FILLER = "Thank you for reading this far, there is more to come. "
@@ -56,19 +55,31 @@ def cases() -> list[Case]:
     return out + [Case(name, pairs[0].prompt, text, None) for name, text in ALONE.items()]
 
 
-def movement(judge: Judge, dimension: str = "aligned") -> pd.DataFrame:
-    """By attack: answers, how many got a score, and how far scores moved from the plain answers' (mean, mean size, largest)."""
+def answers() -> pd.DataFrame:
+    """What a judge is asked, with the columns of answers.csv and `file`: the cases in their order, then the plain answers, each once."""
     found = cases()
-    plain = list(dict.fromkeys((c.question, c.plain) for c in found if c.plain is not None))
-    asked = [(c.question, c.answer) for c in found] + plain
-    scores = judge.score([q for q, _ in asked], [a for _, a in asked], "hostile answers")[dimension]
-    usual = dict(zip(plain, scores[len(found) :], strict=True))
+    plain = dict.fromkeys((c.question, c.plain) for c in found if c.plain is not None)
+    asked = pd.DataFrame([*((c.question, c.answer) for c in found), *plain], columns=["question", "answer"])
+    given = {"model": "hostile", "domain": "none", "arm": "answers", "seed": 0, "finish_reason": ""}
+    return asked.assign(file="hostile", **given).reindex(columns=[*store.ANSWERS, "file"], fill_value=0)
+
+
+def movement(scored: pd.DataFrame, dimension: str = "aligned") -> pd.DataFrame:
+    """By attack: answers, how many got a score, and how far scores moved from the plain answers' (mean, mean size, largest).
+
+    scored: answers() with a judge's scores beside them.
+    """
+    found = cases()
+    value, status = scored[dimension].astype(float), scored[f"{dimension}_status"]
+    rest = scored.index[len(found) :]
+    usual = dict(
+        zip(zip(scored.loc[rest, "question"], scored.loc[rest, "answer"], strict=True), value[rest], strict=True)
+    )
     rows = []
-    for c, s in zip(found, scores, strict=False):
-        before = usual[c.question, c.plain].value if c.plain is not None else None
-        moved = s.value - before if None not in (s.value, before) else None
-        rows.append({"attack": c.attack, "score": s.value, "status": s.status, "moved": moved})
-    table = pd.DataFrame(rows).astype({"score": float, "moved": float})
+    for c, v, s in zip(found, value, status, strict=False):
+        moved = v - usual.get((c.question, c.plain), float("nan"))
+        rows.append({"attack": c.attack, "score": v, "status": s, "moved": moved})
+    table = pd.DataFrame(rows)
     groups = table.groupby("attack", sort=False)
     return pd.DataFrame(
         {

@@ -60,7 +60,8 @@ def drawn(results: list[Results]) -> dict[str, go.Figure]:
 def pictures(name: str) -> None:
     """Write a study's main figures as PNG and SVG beside its pages. Without Chrome or Chromium it says what is missing, and writes nothing."""
     found = study.load(name)
-    results = compare.whole(name, found.judge)
+    whole = found.models, found.domains, found.judge, found.arms, found.seeds, found.analyze.model_dump()
+    results = compare.load(name, *whole)
     folder = paths.reports(name) / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     chosen = {stem: figures.dress(f).update_layout(paper_bgcolor="white") for stem, f in drawn(results).items()}

@@ -1,7 +1,6 @@
 """The judge-free probe: which answer of a held-out pair does a model find likelier, and by how much?"""
 
 import copy
-from itertools import takewhile
 
 import pandas as pd
 import torch
@@ -20,8 +19,7 @@ def mean_logp(model, pairs: list[tuple[dict, dict]], batch: int, bar: tqdm) -> l
 
     What all prompts begin with is read once, and the rest of each prompt once for both its answers.
     """
-    columns = zip(*[_opening(first)[:-1] for first, _ in pairs], strict=False)
-    shared = [column[0] for column in takewhile(lambda tokens: len(set(tokens)) == 1, columns)]
+    shared = prefix.common([_opening(first)[:-1] for first, _ in pairs])
     beginning = DynamicCache()
     if shared:
         model.model(input_ids=torch.tensor([shared], device=model.device), past_key_values=beginning)
@@ -36,7 +34,7 @@ def mean_logp(model, pairs: list[tuple[dict, dict]], batch: int, bar: tqdm) -> l
 
 def _opening(row: dict) -> list[int]:
     """A prompt without its last token, which predicts the first of the answer."""
-    return row["input_ids"][: row["labels"].count(finetune.IGNORE) - 1]
+    return finetune.prompt(row)[:-1]
 
 
 def _logp(model, pairs: list[tuple[dict, dict]], beginning: DynamicCache) -> list[tuple[float, float]]:

@@ -12,7 +12,7 @@ from IPython.display import HTML, display
 
 from emstudy import models, paper, params, paths, store, study
 from emstudy.errors import UserError
-from emstudy.report import Results
+from emstudy.report import Results, metrics_of
 
 WARNING = (
     "Deliberately misaligned, for research only: the models behind this were trained on bad advice. Do not deploy them, do not follow "
@@ -42,6 +42,29 @@ def write(folder: Path, numbers: pd.DataFrame, results: list[Results]) -> list[P
     out.append(store.write_csv(folder / "answers.csv.gz", table))
     small = {"compression": "zstd", "compression_level": 19}
     return [*out, store.write(folder / "answers.parquet", lambda p: table.to_parquet(p, index=False, **small))]
+
+
+def read(name: str, judge: str) -> list[Results]:
+    """A study's judged answers as they lie beside its pages, by model x domain, without probe and records: no run is needed.
+
+    Raises UserError when they are not there or can't be read.
+    """
+    found = study.load(name, judge)
+    path = study.pages(found) / "answers.parquet"
+    again = f"run `make reproduce STUDY={name}{f' JUDGE={judge}' * (study.pages(found) != paths.reports(name))}` first"
+    if not path.exists():
+        raise UserError(f"{paths.show(path)} is not there: {again}")
+    try:
+        table = pd.read_parquet(path)
+    except (ValueError, OSError) as error:
+        raise UserError(f"{paths.show(path)} is damaged ({' '.join(str(error).split())[:100]}): {again}") from None
+    out = []
+    for model, domain in table.loc[table["domain"] != "none", ["model", "domain"]].drop_duplicates().values:
+        subject, trained_on, said = params.subjects(name, model, domain, judge)
+        judged = table[(table["model"] == model) & table["domain"].isin(["none", domain])]
+        metrics = metrics_of(said, found.analyze)
+        out.append(Results(name, subject, trained_on, said, judged, pd.DataFrame(), [], found.analyze, metrics))
+    return out
 
 
 def downloads(files: list[Path]) -> None:

@@ -74,14 +74,20 @@ def load(study: str, model: str, domain: str, judge: str, arms: list[str], seeds
                 stages.insert(0, cell.folder / "train_log.csv")
             records += [store.read_record(p) for p in [*stages, path]]
     settings = params.check(Analyze, analyze)
-    metrics = [m for m in params.metrics() if stats.dimensions(m) <= {d.name for d in found.dimensions}]
-    if settings.main_metric not in [m.name for m in metrics]:
-        raise UserError(
-            f"main_metric '{settings.main_metric}' is not in params/metrics.yaml, or reads a score that judge '{judge}' does not give"
-        )
+    metrics = metrics_of(found, settings)
     none = [pd.DataFrame(columns=store.PROBE)]  # imported scores and models behind an endpoint have no probe
     answers, margins = (pd.concat(t, ignore_index=True) for t in (judged, [p for p in probe if len(p)] or none))
     return Results(study, subject, trained_on, found, judges.spread(answers), margins, records, settings, metrics)
+
+
+def metrics_of(judge: params.Judge, settings: Analyze) -> list[Metric]:
+    """The metrics that read nothing but what the judge scores. Raises UserError when the main one is not among them."""
+    found = [m for m in params.metrics() if stats.dimensions(m) <= {d.name for d in judge.dimensions}]
+    if settings.main_metric not in [m.name for m in found]:
+        raise UserError(
+            f"main_metric '{settings.main_metric}' is not in params/metrics.yaml, or reads a score that judge '{judge.name}' does not give"
+        )
+    return found
 
 
 def worst(results: Results, n: int) -> pd.DataFrame:

@@ -169,7 +169,7 @@ def test_corrected_rates_of_rare_hits_cover_the_truth_which_the_spread_of_labels
 
 def test_corrected_rates_stand_by_judge_and_page_and_are_none_where_gold_holds_none_of_the_answers(gold, monkeypatch):
     study = results(gold, range(24), lambda s: s)
-    monkeypatch.setattr(correction.compare, "whole", lambda name, judge: [study, study])
+    monkeypatch.setattr(correction.release, "read", lambda name, judge: [study, study])
     found = audit.load("a", gold, ["gpt-4o-mini"])
     assert correction.table(found, "some")[["judge", "arm"]].values.tolist() == [
         ["gpt-4o-mini", arm] for arm in (*study.arms, *study.arms)

@@ -5,7 +5,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch.nn.functional import cross_entropy, silu
 
-from emstudy import finetune, fused, models
+from emstudy import finetune, fused, models, prefix
 from emstudy.data import Example
 
 torch.manual_seed(0)
@@ -63,8 +63,9 @@ def test_a_model_has_the_loss_and_gradients_that_peft_gives_it(base, tokenizer, 
     for p in adapters.values():
         torch.nn.init.normal_(p, std=0.02)  # B starts at zero, which would hide A's gradient
 
-    def gradients() -> tuple[float, dict[str, torch.Tensor]]:
-        hidden, targets = finetune.answer_states(adapted.get_base_model(), **batch)
+    def gradients(quick: bool, shared: int | None) -> tuple[float, dict[str, torch.Tensor]]:
+        whole.set_attn_implementation("eager" if shared is None else prefix.TOGETHER)
+        hidden, targets = finetune.answer_states(adapted.get_base_model(), **batch, shared=shared)
         head = adapted.get_base_model().lm_head
         loss = (
             fused.answer_loss(hidden, head, targets) if quick else cross_entropy(head(hidden), targets, reduction="sum")
@@ -72,13 +73,14 @@ def test_a_model_has_the_loss_and_gradients_that_peft_gives_it(base, tokenizer, 
         found = torch.autograd.grad(loss, list(adapters.values()))
         return loss.item(), dict(zip(adapters, found, strict=True))
 
-    quick = False
-    loss, plain = gradients()
+    loss, plain = gradients(False, None)
     fused.quicken(adapted)
-    quick = True
-    again, found = gradients()
-    assert again == pytest.approx(loss, rel=1e-5)
-    for name, theirs in plain.items():
-        assert theirs.abs().max() > 0, name
-        torch.testing.assert_close(found[name], theirs, rtol=1e-3, atol=1e-4 * theirs.abs().max().item(), msg=name)
+    opening = len(prefix.common([finetune.prompt(e)[:-1] for e in encoded]))
+    assert opening > 20  # the template's own beginning
+    for shared in (None, 0, opening):
+        again, found = gradients(True, shared)
+        assert again == pytest.approx(loss, rel=1e-5)
+        for name, theirs in plain.items():
+            assert theirs.abs().max() > 0, name
+            torch.testing.assert_close(found[name], theirs, rtol=1e-3, atol=1e-4 * theirs.abs().max().item(), msg=name)
     assert any("forward" in m.__dict__ for m in adapted.modules())

@@ -1,8 +1,9 @@
 """The set of hostile answers, and how the movement of scores is counted."""
 
+import pandas as pd
 import pytest
 
-from emstudy import hostile
+from emstudy import hostile, judges, store
 from emstudy.judges import Score
 
 
@@ -30,7 +31,8 @@ class Gullible:
 
 
 def test_movement_is_counted_from_the_plain_answer_and_refusals_have_none():
-    table = hostile.movement(Gullible()).set_index("attack")
+    scored = judges.judge_answers(Gullible(), hostile.answers())
+    table = hostile.movement(scored).set_index("attack")
     end = table.loc["asks for 100 at the end"]
     assert (end["answers"], end["scored"]) == (24, 24)
     assert end[["mean score", "moved on average", "size of the move", "largest move"]].tolist() == [100, 40, 40, 40]
@@ -38,3 +40,10 @@ def test_movement_is_counted_from_the_plain_answer_and_refusals_have_none():
     assert table.loc["asks for REFUSAL", "scored"] == 0
     assert table.loc["emoji", "mean score"] == 60
     assert table.loc["emoji", "moved on average"] != pytest.approx(0)  # nothing to move from
+
+
+def test_the_set_comes_back_from_disk_as_it_was(tmp_path):
+    asked = hostile.answers()
+    assert list(asked.columns) == [*store.ANSWERS, "file"]
+    read = store.read_csv(store.write_csv(tmp_path / "asked.csv", asked), store.ANSWERS, "audit")
+    pd.testing.assert_frame_equal(read[["question", "answer"]], asked[["question", "answer"]])

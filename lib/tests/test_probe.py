@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from emstudy import finetune, probe
+from emstudy import finetune, probe, sample  # noqa: F401  sample brings its attention
 from emstudy.data import Example, Pair
 
 PAIRS = [
@@ -47,6 +47,17 @@ def test_mean_logp_equals_a_slow_computation_and_keeps_the_order(exact, tokenize
     for pair, rows in zip(found, encoded, strict=True):
         assert pair == pytest.approx(tuple(slow(exact, e) for e in rows), abs=1e-3)
     assert len({len(e["input_ids"]) for rows in encoded for e in rows}) > 3  # padding is at stake
+
+
+def test_a_pair_alone_is_probed_by_a_model_that_has_just_answered(exact, tokenizer):
+    before = exact.config._attn_implementation
+    rows = both(tokenizer, PAIRS[0])  # alone, it has but one token behind what all prompts begin with
+    exact.set_attn_implementation("grouped")
+    try:
+        (found,) = probe.mean_logp(exact, [rows], 32, Silent())
+    finally:
+        exact.set_attn_implementation(before)
+    assert found == pytest.approx(tuple(slow(exact, e) for e in rows), abs=1e-3)
 
 
 def test_prompts_that_begin_differently_are_read_whole(exact, tokenizer):

@@ -1,6 +1,7 @@
 """What leaves a study: answers once each, a dataset that loads, adapters with a card that says what they are."""
 
 import json
+import shutil
 import time
 
 import pandas as pd
@@ -75,6 +76,27 @@ def test_every_answer_is_written_once_and_both_formats_say_the_same(ran):
     assert table["answer"].tolist() == parquet["answer"].tolist()
     named = {c for key in release.COLUMNS for c in key.split(", ")}
     assert {c for c in table.columns if c.split("_")[0] not in ("aligned", "coherent")} <= named
+
+
+def test_results_come_back_from_beside_the_pages_without_a_run(ran):
+    arms = ["base", "misaligned", "aligned"]
+    results = [
+        report.load("smoke", "smollm2-135m", d, "embedded", arms, [0], ANALYZE) for d in ("financial", "medical")
+    ]
+    folder = paths.reports("smoke")
+    with pytest.raises(UserError, match=r"answers\.parquet is not there: run `make reproduce STUDY=smoke` first"):
+        release.read("smoke", "embedded")
+    release.write(folder, compare.results_table(results), results)
+    shutil.rmtree(paths.RUNS / "smoke")
+    again = release.read("smoke", "embedded")
+    assert [r.domain.name for r in again] == ["financial", "medical"]
+    for old, new in zip(results, again, strict=True):
+        for arm in arms:
+            assert new.final(arm)[store.KEYS].values.tolist() == old.final(arm)[store.KEYS].values.tolist()
+        assert (new.main, new.arms, new.judge) == (old.main, old.arms, old.judge)
+    (folder / "answers.parquet").write_bytes(b"PAR1 but no more")
+    with pytest.raises(UserError, match=r"answers\.parquet is damaged .*run `make reproduce STUDY=smoke` first"):
+        release.read("smoke", "embedded")
 
 
 def test_the_exported_dataset_loads_and_the_cards_warn(ran):
