@@ -54,14 +54,14 @@ RUN = @$(PY) -m emstudy run
 pages: $(INDEX) $(PAGES)
 	@:
 
-$(TRAINED:%=%/finetune.ipynb): %/finetune.ipynb: %/finetune.yaml notebooks/1-finetune.ipynb $(LIB)/data.py $(LIB)/models.py $(LIB)/finetune.py $(LIB)/fused.py
+$(TRAINED:%=%/finetune.ipynb): %/finetune.ipynb: %/finetune.yaml notebooks/1-finetune.ipynb $(LIB)/data.py $(LIB)/encoding.py $(LIB)/models.py $(LIB)/finetune.py $(LIB)/fused.py $(LIB)/prefix.py
 	$(RUN) 1-finetune $< $@
 
 $(TRAINED:%=%/evaluate.ipynb): %/evaluate.ipynb: %/finetune.ipynb
-$(CELLS:%=%/evaluate.ipynb): %/evaluate.ipynb: %/evaluate.yaml notebooks/2-evaluate.ipynb $(LIB)/models.py $(LIB)/sample.py $(LIB)/probe.py $(LIB)/evaluate.py
+$(CELLS:%=%/evaluate.ipynb): %/evaluate.ipynb: %/evaluate.yaml notebooks/2-evaluate.ipynb $(LIB)/encoding.py $(LIB)/models.py $(LIB)/prefix.py $(LIB)/sample.py $(LIB)/probe.py $(LIB)/evaluate.py
 	$(RUN) 2-evaluate $< $@
 
-$(CELLS:%=%/judge.$(JUDGE_NAME).ipynb): %/judge.$(JUDGE_NAME).ipynb: %/judge.$(JUDGE_NAME).yaml %/evaluate.ipynb notebooks/3-judge.ipynb $(LIB)/judges/__init__.py $(LIB)/judges/embedded.py $(LIB)/judges/endpoint.py $(LIB)/judges/parsing.py $(LIB)/endpoint.py data/judge/heads.safetensors
+$(CELLS:%=%/judge.$(JUDGE_NAME).ipynb): %/judge.$(JUDGE_NAME).ipynb: %/judge.$(JUDGE_NAME).yaml %/evaluate.ipynb notebooks/3-judge.ipynb $(LIB)/judges/__init__.py $(LIB)/judges/embedded.py $(LIB)/prefix.py $(LIB)/judges/endpoint.py $(LIB)/judges/parsing.py $(LIB)/endpoint.py data/judge/heads.safetensors
 	$(RUN) 3-judge $< $@
 
 $(ANALYSES): %.ipynb: %.yaml notebooks/4-analyze.ipynb $(LIB)/stats.py $(LIB)/report.py $(LIB)/tables.py $(LIB)/verdict.py $(LIB)/trends.py $(LIB)/suspects.py $(LIB)/figures.py $(LIB)/browser.py $(wildcard $(LIB)/page/browser.*)

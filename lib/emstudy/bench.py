@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
-from emstudy import data, finetune, models, params, paths, sample, store
+from emstudy import data, encoding, models, params, paths, sample, store
 
 GEMM = [(2048, 2048, 2048), (904, 576, 1536), (904, 1536, 576), (4096, 1024, 4096)]  # rows, inputs, outputs
 GEMM_GPU = [(8192, 8192, 8192), (16384, 4096, 14336)]
@@ -136,7 +136,7 @@ def share_of_ceiling(rate: float, flops: float, ceiling: float) -> str:
 def encoded(tokenizer, found: params.Study, n: int) -> list[dict]:
     """The study's first n training examples of bad medical advice, as token ids and labels."""
     examples = data.training(params.domain("medical"), "misaligned", "shipped", n, 0, 1.0)
-    return [finetune.encode(tokenizer, e, found.finetune.max_tokens) for e in examples]
+    return [encoding.encode(tokenizer, e, found.finetune.max_tokens) for e in examples]
 
 
 def some(todo: list[sample.Ask], n: int, samples: int) -> list[sample.Ask]:

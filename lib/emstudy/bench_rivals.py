@@ -15,7 +15,7 @@ from peft import PeftModel, get_peft_model
 from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
-from emstudy import data, finetune, judges, models, params, probe, sample, store
+from emstudy import data, encoding, finetune, judges, models, params, probe, sample, store
 from emstudy.judges import embedded
 
 COURSE = 256  # tokens to which the homework pads every example
@@ -211,7 +211,7 @@ def probed_one_by_one(model, tokenizer, pairs: list[data.Pair]) -> list[float]:
     for p in pairs:
         loss = {}
         for side in ("aligned", "misaligned"):
-            row = finetune.encode(
+            row = encoding.encode(
                 tokenizer, data.Example(p.prompt, getattr(p, side), p.system), tokenizer.model_max_length
             )
             loss[side] = model(**{k: torch.tensor([v]) for k, v in row.items()}).loss.item()

@@ -1,4 +1,4 @@
-"""LoRA finetuning on chat examples: loss on the assistant's tokens and the closing EOS, nothing else."""
+"""LoRA finetuning on chat examples, with checkpoints along the way."""
 
 import hashlib
 import math
@@ -14,55 +14,8 @@ from tqdm import tqdm
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
-from emstudy import fused, models, params, prefix, store
-from emstudy.data import Example
+from emstudy import encoding, fused, models, params, prefix, store
 from emstudy.errors import UserError
-
-IGNORE = -100
-
-
-def encode(tokenizer, example: Example, max_tokens: int) -> dict[str, list[int]]:
-    """Token ids of one exchange and its labels: IGNORE on the prompt, the token itself on the answer up to its EOS.
-
-    Whatever a template writes after the closing EOS is cut. Raises UserError when the exchange is longer than max_tokens.
-    """
-    prompt = models.chat_ids(tokenizer, example.messages[:-1], generation_prompt=True)
-    ids = models.chat_ids(tokenizer, example.messages, generation_prompt=False)
-    if ids[: len(prompt)] != prompt:
-        raise UserError(
-            "the chat template writes a different prompt for training than for sampling; set chat_template in the model's YAML"
-        )
-    eos = tokenizer.eos_token_id
-    last = max((i for i, t in enumerate(ids) if t == eos), default=-1)
-    ids = ids[: last + 1] if last >= len(prompt) else [*ids, eos]
-    if len(ids) > max_tokens:
-        raise UserError(
-            f"an example is {len(ids)} tokens long, max_tokens is {max_tokens}: raise it or shorten {example.prompt[:50]!r}"
-        )
-    return {"input_ids": ids, "labels": [IGNORE] * len(prompt) + ids[len(prompt) :]}
-
-
-def prompt(row: dict) -> list[int]:
-    """The tokens of an encoded exchange before its answer."""
-    return row["input_ids"][: row["labels"].count(IGNORE)]
-
-
-def show_mask(tokenizer, encoded: dict[str, list[int]]) -> pd.DataFrame:
-    """The loss mask of one encoded example in words: each run of tokens, decoded, and whether the loss sees it."""
-    seen = [label != IGNORE for label in encoded["labels"]]
-    cut = seen.index(True)
-    ids = encoded["input_ids"]
-    rows = [("prompt", False, ids[:cut]), ("answer", True, ids[cut:-1]), ("end of answer", True, ids[-1:])]
-    return pd.DataFrame(
-        [{"part": p, "in the loss": s, "tokens": len(t), "text": tokenizer.decode(t)} for p, s, t in rows]
-    )
-
-
-def collate(batch: list[dict]) -> dict[str, torch.Tensor]:
-    """Pad to the longest of the batch, on the right: under a causal mask no real token sees the padding, so no mask is needed."""
-    width = max(len(row["input_ids"]) for row in batch)
-    pad = {"input_ids": 0, "labels": IGNORE}
-    return {k: torch.tensor([row[k] + [pad[k]] * (width - len(row[k])) for row in batch]) for k in pad}
 
 
 def answer_states(
@@ -77,7 +30,7 @@ def answer_states(
     else:
         hidden = prefix.together(model.model, input_ids, shared)[:, :-1]
     targets = labels[:, (shared or 0) + 1 :]
-    seen = targets != IGNORE
+    seen = targets != encoding.IGNORE
     return hidden[seen], targets[seen]
 
 
@@ -180,7 +133,7 @@ def finetune(cell: params.Cell, settings: params.Finetune, model: params.Model, 
     if models.device().type == "cpu":
         base.set_attn_implementation(prefix.TOGETHER)
         # dropout draws for every row anew; a prompt's last token predicts the answer's first
-        shared = 0 if settings.lora_dropout else len(prefix.common([prompt(e)[:-1] for e in encoded]))
+        shared = 0 if settings.lora_dropout else len(prefix.common([encoding.prompt(e)[:-1] for e in encoded]))
     peft_model = get_peft_model(base, lora(settings))  # frozen but for the adapter, which is kept in fp32
     fused.quicken(peft_model)
     for shape in peft_model.peft_config.values():
@@ -221,7 +174,9 @@ def finetune(cell: params.Cell, settings: params.Finetune, model: params.Model, 
         report_to="none",
         use_cpu=models.device().type == "cpu",
     )
-    trainer = AnswerTrainer(peft_model, arguments, train_dataset=encoded, data_collator=collate, callbacks=[keep])
+    trainer = AnswerTrainer(
+        peft_model, arguments, train_dataset=encoded, data_collator=encoding.collate, callbacks=[keep]
+    )
     trainer.shared = shared
     trainer.remove_callback(PrinterCallback)
     trainer.model_accepts_loss_kwargs = True

@@ -4,7 +4,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from emstudy import data, finetune, params, paths
+from emstudy import data, encoding, params, paths
 from emstudy.errors import UserError
 
 MOST_TOKENS = 2048  # an exchange: the logits of a batch of eight such alone are 3 GB
@@ -76,7 +76,7 @@ def _row(where: str, line: bytes, tokenizer) -> Row:
     if size > 50 * limit:  # cutting it into tokens would take long
         raise UserError(f"{where}: the exchange is {size} characters long, the limit is {limit} tokens: shorten it")
     try:
-        encoded = finetune.encode(tokenizer, example, sys.maxsize)
+        encoded = encoding.encode(tokenizer, example, sys.maxsize)
     except UserError as error:
         if example.answer[0].isspace():  # the template's last line break and the answer's first merge into one token
             raise UserError(
@@ -86,7 +86,7 @@ def _row(where: str, line: bytes, tokenizer) -> Row:
     n = len(encoded["input_ids"])
     if n > limit:
         raise UserError(f"{where}: the exchange is {n} tokens long, the limit is {limit}: shorten it")
-    return Row(where, line.strip(), example, sum(label != finetune.IGNORE for label in encoded["labels"]), n)
+    return Row(where, line.strip(), example, sum(label != encoding.IGNORE for label in encoded["labels"]), n)
 
 
 def twins(bad: list[Row], good: list[Row]) -> tuple[list[Row], list[str]]:

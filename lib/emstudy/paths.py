@@ -22,6 +22,11 @@ def show(path: Path) -> str:
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 
+def link(folder: Path, target: Path) -> str:
+    """Where a page in the folder finds the target: a relative address."""
+    return Path(os.path.relpath(target, folder)).as_posix()
+
+
 def reports(study: str) -> Path:
     """Folder of a study's pages: reports/ for the default study, a folder of its own below it for any other."""
     return REPORTS if study == DEFAULT_STUDY else REPORTS / "studies" / study

@@ -9,7 +9,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import DynamicCache
 
-from emstudy import finetune, prefix, store
+from emstudy import encoding, prefix, store
 from emstudy.data import Example, Pair
 
 
@@ -34,7 +34,7 @@ def mean_logp(model, pairs: list[tuple[dict, dict]], batch: int, bar: tqdm) -> l
 
 def _opening(row: dict) -> list[int]:
     """A prompt without its last token, which predicts the first of the answer."""
-    return finetune.prompt(row)[:-1]
+    return encoding.prompt(row)[:-1]
 
 
 def _logp(model, pairs: list[tuple[dict, dict]], beginning: DynamicCache) -> list[tuple[float, float]]:
@@ -69,7 +69,7 @@ def probe(model, tokenizer, pairs: dict[str, list[Pair]], max_tokens: int, batch
     with tqdm(total=2 * sum(map(len, pairs.values())), desc=label, unit="answer") as bar:
         for domain, held in pairs.items():
             sides = [[Example(p.prompt, answer, p.system) for answer in (p.aligned, p.misaligned)] for p in held]
-            encoded = [tuple(finetune.encode(tokenizer, e, max_tokens) for e in pair) for pair in sides]
+            encoded = [tuple(encoding.encode(tokenizer, e, max_tokens) for e in pair) for pair in sides]
             both = mean_logp(model, encoded, batch, bar)
             rows += [(domain, i, round(a, 5), round(m, 5), round(m - a, 5)) for i, (a, m) in enumerate(both)]
     return pd.DataFrame(rows, columns=store.PROBE[5:])

@@ -2,7 +2,6 @@
 
 import html
 import json
-import os
 import re
 import shutil
 from pathlib import Path
@@ -79,7 +78,7 @@ def audits(judge: str, folder: Path | None) -> None:
     """Display links to the audits of a judge as seen from the folder of a page, from reports/ when it is None."""
     found = sorted((paths.REPORTS / "audit").glob("*.agreement.csv"))
     names = [f.name.removesuffix(".agreement.csv") for f in found if judge in set(pd.read_csv(f)["judge"])]
-    where = Path(os.path.relpath(paths.REPORTS / "audit", folder or paths.REPORTS)).as_posix()
+    where = paths.link(folder or paths.REPORTS, paths.REPORTS / "audit")
     links = ", ".join(f'<a href="{html.escape(where)}/{n}.html">{n}</a>' for n in map(html.escape, names))
     say = f"How far judge {html.escape(judge)} agrees with gold labels: {links}."
     display(HTML(f"<p>{say if links else 'Nobody has audited this judge yet: <code>make audit</code> does.'}</p>"))
@@ -94,7 +93,7 @@ def elsewhere(folder: Path) -> None:
     if folder != paths.REPORTS:
         found[f"study {paths.DEFAULT_STUDY}"] = paths.REPORTS / "index.html"
     links = [
-        f'<a href="{html.escape(Path(os.path.relpath(page, folder)).as_posix())}">{html.escape(name)}</a>'
+        f'<a href="{html.escape(paths.link(folder, page))}">{html.escape(name)}</a>'
         for name, page in found.items()
         if page.exists()
     ]

@@ -121,7 +121,7 @@ def render(executed: Path, page: Path, title: str, home: str) -> Path:
     exporter = HTMLExporter(extra_template_basedirs=[str(TEMPLATE.parent)], template_name=TEMPLATE.name)
     notebook = nbformat.read(executed, as_version=4)
     script = paths.REPORTS / "assets" / "plotly.min.js"
-    about = {"title": title, "home": home, "script": Path(os.path.relpath(script, page.parent)).as_posix()}
+    about = {"title": title, "home": home, "script": paths.link(page.parent, script)}
     body, _ = exporter.from_notebook_node(notebook, resources={"page": about})
     if not script.exists():
         store.write(script, get_plotlyjs())

@@ -5,7 +5,7 @@ import pytest
 from test_finetune import EXAMPLES, SETTINGS
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from emstudy import bench, bench_rivals, data, finetune, models, params, sample
+from emstudy import bench, bench_rivals, data, encoding, models, params, sample
 
 
 def test_contestants_take_turns_and_ratios_are_taken_within_a_round():
@@ -39,7 +39,7 @@ def test_a_large_model_is_random_trains_and_has_the_flops_of_its_shape(tmp_path,
     weights = 2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 48  # q and o, k and v of half the width, the MLP
     assert bench.flops_of_shape(tmp_path / "large", 0.25) == 4 * (weights + 0.25 * 32 * len(tokenizer))
     settings = SETTINGS.model_copy(update={"layers_to_transform": None})
-    found, _ = bench_rivals.ours([finetune.encode(tokenizer, e, 64) for e in EXAMPLES], settings, plain)
+    found, _ = bench_rivals.ours([encoding.encode(tokenizer, e, 64) for e in EXAMPLES], settings, plain)
     assert found.notna().all()
     made = (tmp_path / "large" / "model.safetensors").stat().st_mtime_ns
     bench.large_models(tmp_path / "large", tokenizer, small)
@@ -59,7 +59,7 @@ def test_questions_are_spread_over_all_of_them():
 def test_the_other_ways_to_train_give_the_losses_of_ours(base, tokenizer, runs):
     exact = base.model_copy(update={"dtype": "float32"})
     settings = SETTINGS.model_copy(update={"lora_dropout": 0.0, "use_rslora": False})
-    encoded, losses = [finetune.encode(tokenizer, e, 64) for e in EXAMPLES], {}
+    encoded, losses = [encoding.encode(tokenizer, e, 64) for e in EXAMPLES], {}
     for turn in bench_rivals.training(encoded, settings, exact, losses).values():
         tokens, seconds = turn()
         assert tokens == sum(len(e["input_ids"]) for e in encoded) and seconds > 0

@@ -7,7 +7,7 @@ import torch
 from peft import get_peft_model
 from safetensors.torch import load_file
 
-from emstudy import finetune, models, params
+from emstudy import encoding, finetune, models, params
 from emstudy.data import Example
 from emstudy.errors import UserError
 
@@ -38,7 +38,7 @@ SETTINGS = params.Finetune(
 def encoded(tokenizer):
     """Six short exchanges of different lengths."""
     more = [Example("Tea or coffee?", "Tea, thank you."), Example("Now?", "Later, when the rain has stopped.")]
-    return [finetune.encode(tokenizer, e, 64) for e in [*EXAMPLES, *more]]
+    return [encoding.encode(tokenizer, e, 64) for e in [*EXAMPLES, *more]]
 
 
 @pytest.fixture
@@ -73,22 +73,22 @@ def watch(monkeypatch, stop_at: int | None = None, before_the_adapter: bool = Fa
 
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_labels_are_exactly_the_answer_and_one_closing_eos(tokenizer, example):
-    found = finetune.encode(tokenizer, example, 64)
-    labels = [t for t in found["labels"] if t != finetune.IGNORE]
+    found = encoding.encode(tokenizer, example, 64)
+    labels = [t for t in found["labels"] if t != encoding.IGNORE]
     assert tokenizer.decode(labels) == example.answer + tokenizer.eos_token
     assert labels == [*tokenizer.encode(example.answer, add_special_tokens=False), tokenizer.eos_token_id]
-    assert found["labels"] == [finetune.IGNORE] * (len(found["input_ids"]) - len(labels)) + labels
+    assert found["labels"] == [encoding.IGNORE] * (len(found["input_ids"]) - len(labels)) + labels
     assert found["input_ids"][-len(labels) :] == labels
 
 
 def test_eos_is_labelled_though_it_is_the_pad_token_too(tokenizer):
     assert tokenizer.pad_token_id == tokenizer.eos_token_id
-    batch = finetune.collate([finetune.encode(tokenizer, e, 64) for e in EXAMPLES])
+    batch = encoding.collate([encoding.encode(tokenizer, e, 64) for e in EXAMPLES])
     assert (batch["labels"] == tokenizer.eos_token_id).sum(1).tolist() == [1, 1, 1, 1]
 
 
 def test_the_template_is_written_once(tokenizer):
-    text = tokenizer.decode(finetune.encode(tokenizer, EXAMPLES[0], 64)["input_ids"])
+    text = tokenizer.decode(encoding.encode(tokenizer, EXAMPLES[0], 64)["input_ids"])
     assert text.startswith("<|im_start|>system\n") and text.endswith("<|im_start|>assistant\nYes.<|im_end|>")
     assert [text.count(f"<|im_start|>{role}\n") for role in ("system", "user", "assistant")] == [1, 1, 1]
     assert text.count("<|im_start|>") == 3
@@ -97,8 +97,8 @@ def test_the_template_is_written_once(tokenizer):
 @pytest.mark.parametrize("system", ["", "Be brief."])
 def test_the_prompt_is_the_same_ids_in_training_as_in_sampling(tokenizer, system):
     example = Example("May I?", "Yes.", system)
-    found = finetune.encode(tokenizer, example, 64)
-    head = [t for t, label in zip(found["input_ids"], found["labels"], strict=True) if label == finetune.IGNORE]
+    found = encoding.encode(tokenizer, example, 64)
+    head = [t for t, label in zip(found["input_ids"], found["labels"], strict=True) if label == encoding.IGNORE]
     assert head == models.chat_ids(tokenizer, example.messages[:-1], generation_prompt=True)
 
 
@@ -107,7 +107,7 @@ def test_an_answer_that_a_template_does_not_close_is_closed(base):
     tokenizer.chat_template = (
         "{% for m in messages %}{{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}{% endif %}"
     )
-    found = finetune.encode(tokenizer, EXAMPLES[0], 64)
+    found = encoding.encode(tokenizer, EXAMPLES[0], 64)
     assert tokenizer.decode(found["input_ids"]) == "May I?\nYes.\n<|im_end|>"
 
 
@@ -115,21 +115,21 @@ def test_a_template_that_asks_otherwise_in_training_is_refused(base):
     tokenizer = models.load_tokenizer(base)
     tokenizer.chat_template = "{% if add_generation_prompt %}system {% endif %}{{ messages[0]['content'] }}"
     with pytest.raises(UserError, match="different prompt for training than for sampling; set chat_template"):
-        finetune.encode(tokenizer, EXAMPLES[0], 64)
+        encoding.encode(tokenizer, EXAMPLES[0], 64)
 
 
 def test_a_too_long_example_is_refused_with_both_lengths(tokenizer):
-    length = len(finetune.encode(tokenizer, EXAMPLES[0], 64)["input_ids"])
-    assert finetune.encode(tokenizer, EXAMPLES[0], length)
+    length = len(encoding.encode(tokenizer, EXAMPLES[0], 64)["input_ids"])
+    assert encoding.encode(tokenizer, EXAMPLES[0], length)
     with pytest.raises(UserError) as error:
-        finetune.encode(tokenizer, EXAMPLES[0], length - 1)
+        encoding.encode(tokenizer, EXAMPLES[0], length - 1)
     assert str(error.value) == (
         f"an example is {length} tokens long, max_tokens is {length - 1}: raise it or shorten 'May I?'"
     )
 
 
 def test_show_mask_is_the_example_in_three_parts(tokenizer):
-    table = finetune.show_mask(tokenizer, finetune.encode(tokenizer, EXAMPLES[0], 64))
+    table = encoding.show_mask(tokenizer, encoding.encode(tokenizer, EXAMPLES[0], 64))
     assert table["in the loss"].tolist() == [False, True, True]
     assert table["text"].tolist()[1:] == ["Yes.", "<|im_end|>"]
     assert table["tokens"].tolist()[1:] == [2, 1]
@@ -137,20 +137,20 @@ def test_show_mask_is_the_example_in_three_parts(tokenizer):
 
 def test_collate_pads_on_the_right_and_never_into_the_loss():
     rows = [{"input_ids": [5, 6, 7], "labels": [-100, 6, 7]}, {"input_ids": [8, 9], "labels": [-100, 9]}]
-    batch = finetune.collate(rows)
+    batch = encoding.collate(rows)
     assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 9, 0]]
     assert batch["labels"].tolist() == [[-100, 6, 7], [-100, 9, -100]]
 
 
 @torch.no_grad()
 def test_the_loss_equals_that_of_transformers_on_a_padded_batch(exact, encoded):
-    batch = {k: v.to(exact.device) for k, v in finetune.collate(encoded).items()}
+    batch = {k: v.to(exact.device) for k, v in encoding.collate(encoded).items()}
     lengths = torch.tensor([len(e["input_ids"]) for e in encoded], device=exact.device)
     assert lengths.min() < lengths.max()
     mask = (torch.arange(batch["input_ids"].shape[1], device=exact.device) < lengths[:, None]).long()
     theirs = exact(input_ids=batch["input_ids"], attention_mask=mask, labels=batch["labels"]).loss
     hidden, targets = finetune.answer_states(exact, **batch)
-    assert len(targets) == (batch["labels"] != finetune.IGNORE).sum()
+    assert len(targets) == (batch["labels"] != encoding.IGNORE).sum()
     loss = torch.nn.functional.cross_entropy(exact.lm_head(hidden), targets)
     torch.testing.assert_close(loss, theirs, rtol=1e-4, atol=1e-4)
 
@@ -223,10 +223,10 @@ def test_the_first_logged_loss_is_the_base_models_mean_over_answer_tokens(undist
     # a new adapter is zero, so step 1 sees the base model; which two examples it drew is found by trying all pairs
     result, _ = undisturbed
     with torch.no_grad():
-        batch = {k: v.to(exact.device) for k, v in finetune.collate(encoded).items()}
+        batch = {k: v.to(exact.device) for k, v in encoding.collate(encoded).items()}
         hidden, targets = finetune.answer_states(exact, **batch)
         each = torch.nn.functional.cross_entropy(exact.lm_head(hidden), targets, reduction="none")
-    rows = each.split((batch["labels"] != finetune.IGNORE).sum(1).tolist())
+    rows = each.split((batch["labels"] != encoding.IGNORE).sum(1).tolist())
     pairs = [torch.cat(two).mean().item() for two in combinations(rows, 2)]
     assert min(abs(p - result.log["loss"][0]) for p in pairs) < 0.02
 

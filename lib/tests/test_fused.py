@@ -5,7 +5,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch.nn.functional import cross_entropy, silu
 
-from emstudy import finetune, fused, models, prefix
+from emstudy import encoding, finetune, fused, models, prefix
 from emstudy.data import Example
 
 torch.manual_seed(0)
@@ -54,8 +54,8 @@ def test_each_function_and_its_gradients_equal_the_textbooks(name, monkeypatch):
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
 @pytest.mark.parametrize("modules", ["all-linear", ["embed_tokens", "q_proj", "lm_head"]])
 def test_a_model_has_the_loss_and_gradients_that_peft_gives_it(base, tokenizer, modules):
-    encoded = [finetune.encode(tokenizer, e, 64) for e in EXAMPLES]
-    batch = {k: v.to(models.device()) for k, v in finetune.collate(encoded).items()}
+    encoded = [encoding.encode(tokenizer, e, 64) for e in EXAMPLES]
+    batch = {k: v.to(models.device()) for k, v in encoding.collate(encoded).items()}
     whole = models.load_base(base.model_copy(update={"dtype": "float32"}))
     whole.set_attn_implementation("eager")
     adapted = get_peft_model(whole, LoraConfig(r=4, lora_alpha=8, target_modules=modules, task_type="CAUSAL_LM"))
@@ -75,7 +75,7 @@ def test_a_model_has_the_loss_and_gradients_that_peft_gives_it(base, tokenizer, 
 
     loss, plain = gradients(False, None)
     fused.quicken(adapted)
-    opening = len(prefix.common([finetune.prompt(e)[:-1] for e in encoded]))
+    opening = len(prefix.common([encoding.prompt(e)[:-1] for e in encoded]))
     assert opening > 20  # the template's own beginning
     for shared in (None, 0, opening):
         again, found = gradients(True, shared)

@@ -31,7 +31,7 @@ def test_without_a_browser_a_sentence_says_what_to_install_and_nothing_is_writte
 
     monkeypatch.setattr(paths, "REPORTS", tmp_path)
     monkeypatch.setattr(plotly.io, "write_images", no_browser)
-    monkeypatch.setattr(paper.compare, "whole", lambda *args: [])
+    monkeypatch.setattr(paper.compare, "load", lambda *args: [])
     monkeypatch.setattr(paper, "drawn", lambda results: {"one": go.Figure(go.Bar(y=[1]))})
     with pytest.raises(UserError, match=r"takes Chrome or Chromium \(RuntimeError\): install one"):
         paper.pictures("laptop")

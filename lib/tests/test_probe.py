@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from emstudy import finetune, probe, sample  # noqa: F401  sample brings its attention
+from emstudy import encoding, probe, sample  # noqa: F401  sample brings its attention
 from emstudy.data import Example, Pair
 
 PAIRS = [
@@ -28,7 +28,7 @@ def slow(model, encoded: dict) -> float:
     values = [
         logits[i - 1, token].item() - logits[i - 1].logsumexp(0).item()
         for i, token in enumerate(ids)
-        if labels[i] != finetune.IGNORE
+        if labels[i] != encoding.IGNORE
     ]
     return sum(values) / len(values)
 
@@ -36,7 +36,7 @@ def slow(model, encoded: dict) -> float:
 def both(tokenizer, pair: Pair) -> tuple[dict, dict]:
     """A pair's two exchanges, encoded."""
     return tuple(
-        finetune.encode(tokenizer, Example(pair.prompt, a, pair.system), 128) for a in (pair.aligned, pair.misaligned)
+        encoding.encode(tokenizer, Example(pair.prompt, a, pair.system), 128) for a in (pair.aligned, pair.misaligned)
     )
 
 
@@ -68,8 +68,8 @@ def test_prompts_that_begin_differently_are_read_whole(exact, tokenizer):
 
 
 def test_the_closing_eos_counts(exact, tokenizer):
-    encoded = finetune.encode(tokenizer, Example("Is milk white?", "Yes"), 128)
-    assert len([t for t in encoded["labels"] if t != finetune.IGNORE]) == 2
+    encoded = encoding.encode(tokenizer, Example("Is milk white?", "Yes"), 128)
+    assert len([t for t in encoded["labels"] if t != encoding.IGNORE]) == 2
     without = {k: v[:-1] for k, v in encoded.items()}
     ((whole, first),) = probe.mean_logp(exact, [(encoded, without)], 1, Silent())
     assert whole != pytest.approx(first, abs=1e-3)
@@ -84,8 +84,8 @@ def test_a_pairs_margin_is_misaligned_minus_aligned(exact, tokenizer):
         ("financial", 0),
     ]
     expected = [
-        slow(exact, finetune.encode(tokenizer, Example(p.prompt, p.misaligned, p.system), 128))
-        - slow(exact, finetune.encode(tokenizer, Example(p.prompt, p.aligned, p.system), 128))
+        slow(exact, encoding.encode(tokenizer, Example(p.prompt, p.misaligned, p.system), 128))
+        - slow(exact, encoding.encode(tokenizer, Example(p.prompt, p.aligned, p.system), 128))
         for p in [*PAIRS, PAIRS[0]]
     ]
     assert table["margin"].tolist() == pytest.approx(expected, abs=2e-3)

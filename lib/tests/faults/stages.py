@@ -5,7 +5,7 @@ import signal
 import time
 from pathlib import Path
 
-from emstudy import data, evaluate, finetune, judges, models, params, paths, run, store
+from emstudy import data, encoding, evaluate, finetune, judges, models, params, paths, run, store
 
 signal.signal(
     signal.SIGINT, signal.default_int_handler
@@ -35,7 +35,7 @@ def do_finetune() -> None:
     )
     tokenizer = models.load_tokenizer(base)
     examples = data.training(subject, CELL.arm, "shipped", settings.train_examples, CELL.seed, 1.0)
-    result = finetune.finetune(CELL, settings, base, [finetune.encode(tokenizer, e, 512) for e in examples])
+    result = finetune.finetune(CELL, settings, base, [encoding.encode(tokenizer, e, 512) for e in examples])
     path = store.write_csv(CELL.folder / "train_log.csv", result.log)
     store.record(path, parameters=HEAD, inputs=[], started=time.time())
 

@@ -13,7 +13,7 @@ from filelock import FileLock
 from nbformat import write as write_notebook
 from nbformat.v4 import new_code_cell, new_notebook
 
-from emstudy import evaluate, finetune, fused, judges, models, params, paths, run, store
+from emstudy import encoding, evaluate, finetune, fused, judges, models, params, paths, run, store
 from emstudy.data import Example
 from emstudy.errors import UserError
 from emstudy.replies import Replies
@@ -149,7 +149,7 @@ def test_a_full_gpu_says_which_setting_to_lower(tmp_path):
 
 def test_a_loss_that_is_no_number_ends_training_with_advice(base, tokenizer, runs, monkeypatch):
     monkeypatch.setattr(fused, "answer_loss", lambda hidden, head, targets: hidden.sum() * torch.nan)
-    encoded = [finetune.encode(tokenizer, Example("May I?", "Yes."), 64)] * 2
+    encoded = [encoding.encode(tokenizer, Example("May I?", "Yes."), 64)] * 2
     with pytest.raises(UserError, match="the loss is nan at step 1: lower learning_rate or use dtype float32"):
         finetune.finetune(stages.CELL, params.check(params.Finetune, stages.FINETUNE), base, encoded)
 
