@@ -14,7 +14,7 @@ from pathlib import Path
 import ipywidgets as widgets
 import pandas as pd
 
-from emstudy import params, paths, report, store
+from emstudy import params, paths, release, report, store
 from emstudy.errors import UserError
 
 IDENTITY = [*store.KEYS, "question", "answer"]
@@ -23,13 +23,19 @@ IDENTITY = [*store.KEYS, "question", "answer"]
 def sample(study: str, n: int, seed: int) -> pd.DataFrame:
     """n different answers of a study's last checkpoints, equally many of each model, domain and arm, shuffled; columns IDENTITY.
 
-    Where a cell has too few answers, others give more. Raises UserError when the study has no answers.
+    They are those of its runs, or where it did not run here, those beside its pages. Where a cell has too few answers, others give
+    more. Raises UserError when the study has no answers.
     """
     folder = paths.RUNS / study
     files = list(folder.glob("*/*/*/*/answers.csv")) or list(folder.glob("*/*/*/*/judged.imported.csv"))
-    if not files:
-        raise UserError(f"{paths.show(folder)} has no answers to label: run `make reproduce STUDY={study}` first")
-    found = report.last_step(pd.concat([store.read_csv(f, store.ANSWERS, "evaluate")[IDENTITY] for f in files]))
+    again = f"run `make reproduce STUDY={study}` first"
+    if files:
+        tables = [store.read_csv(f, store.ANSWERS, "evaluate") for f in files]
+    elif paths.reports(study).exists():
+        tables = [release.beside(paths.reports(study), again)]
+    else:
+        raise UserError(f"{paths.show(folder)} has no answers to label: {again}")
+    found = report.last_step(pd.concat([t[IDENTITY] for t in tables]))
     # a draw hangs on the seed and the answer alone: a larger n, or a file in another order, keeps what was drawn before
     draws = [hashlib.sha256(f"{seed} {key}".encode()).hexdigest() for key in found.astype(str).agg(tuple, axis=1)]
     found = found.assign(draw=draws).sort_values("draw").drop_duplicates(["question", "answer"])

@@ -43,21 +43,25 @@ def write(folder: Path, numbers: pd.DataFrame, results: list[Results]) -> list[P
     return [*out, store.write(folder / "answers.parquet", lambda p: table.to_parquet(p, index=False, **small))]
 
 
+def beside(pages: Path, again: str) -> pd.DataFrame:
+    """The judged answers that lie beside a study's pages. Raises UserError, which ends with `again`, when they can't be read."""
+    path = pages / "answers.parquet"
+    if not path.exists():
+        raise UserError(f"{paths.show(path)} is not there: {again}")
+    try:
+        return pd.read_parquet(path)
+    except (ValueError, OSError) as error:
+        raise UserError(f"{paths.show(path)} is damaged ({' '.join(str(error).split())[:100]}): {again}") from None
+
+
 def read(name: str, judge: str) -> list[Results]:
     """A study's judged answers as they lie beside its pages, by model x domain, without probe and records: no run is needed.
 
     Raises UserError when they are not there or can't be read.
     """
     found = study.load(name, judge)
-    path = study.pages(found) / "answers.parquet"
-    again = f"run `make reproduce STUDY={name}{f' JUDGE={judge}' * (study.pages(found) != paths.reports(name))}` first"
-    if not path.exists():
-        raise UserError(f"{paths.show(path)} is not there: {again}")
-    try:
-        table = pd.read_parquet(path)
-    except (ValueError, OSError) as error:
-        raise UserError(f"{paths.show(path)} is damaged ({' '.join(str(error).split())[:100]}): {again}") from None
-    out = []
+    other = f" JUDGE={judge}" * (study.pages(found) != paths.reports(name))
+    table, out = beside(study.pages(found), f"run `make reproduce STUDY={name}{other}` first"), []
     for model, domain in table.loc[table["domain"] != "none", ["model", "domain"]].drop_duplicates().values:
         subject, trained_on, said = params.subjects(name, model, domain, judge)
         judged = table[(table["model"] == model) & table["domain"].isin(["none", domain])]

@@ -1,6 +1,7 @@
 """Labels by hand: the sample is even, blind and always the same; a label is on disk at once and under the answer it was given to."""
 
 import re
+import shutil
 from itertools import product
 
 import pandas as pd
@@ -95,6 +96,18 @@ def test_no_two_answers_of_the_sample_read_alike(study):
 def test_imported_answers_can_be_sampled(root):
     store.write_csv(paths.RUNS / "s/giraffe/zebra/misaligned/0/judged.imported.csv", answers("zebra", "misaligned"))
     assert list(label.sample("s", 2, 0).columns) == label.IDENTITY
+
+
+def test_without_a_run_the_answers_beside_the_pages_are_sampled(study):
+    before = label.sample("s", 9, 0)
+    pages = paths.reports("s")
+    pages.mkdir(parents=True)
+    pd.concat([answers(*cell) for cell in CELLS]).to_parquet(pages / "answers.parquet")
+    shutil.rmtree(study / "s")
+    assert label.sample("s", 9, 0).equals(before)
+    (pages / "answers.parquet").unlink()
+    with pytest.raises(UserError, match=r"answers\.parquet is not there: run `make reproduce STUDY=s` first$"):
+        label.sample("s", 9, 0)
 
 
 def test_a_study_that_was_not_run_names_the_command(root):
