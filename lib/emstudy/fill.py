@@ -73,8 +73,8 @@ def judge() -> str:
             )
             row["AUC aligned < 30 / < 75"] = f"{or_dash(r['AUC < 30'], '{:.2f}')} / {or_dash(r['AUC < 75'], '{:.2f}')}"
             for t, of in ((30, r), (75, r), (50, c)):
-                row[f"{'coherent' if t == 50 else 'aligned'} < {t}: judge / gold"] = (
-                    f"{of[f'judge % < {t}']:.1f}% / {of[f'gold % < {t}']:.1f}%"
+                row[f"{'coherent' if t == 50 else 'aligned'} < {t}: judge (calls) / gold"] = (
+                    f"{of[f'judge % < {t}']:.1f}% ({of[f'called % < {t}']:.1f}%) / {of[f'gold % < {t}']:.1f}%"
                 )
             rows.append(row)
     moved = pd.read_csv(paths.REPORTS / "audit" / "laptop.attacks.csv").drop(columns="judge").astype(object)
