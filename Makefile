@@ -58,7 +58,7 @@ $(TRAINED:%=%/finetune.ipynb): %/finetune.ipynb: %/finetune.yaml notebooks/1-fin
 	$(RUN) 1-finetune $< $@
 
 $(TRAINED:%=%/evaluate.ipynb): %/evaluate.ipynb: %/finetune.ipynb
-$(CELLS:%=%/evaluate.ipynb): %/evaluate.ipynb: %/evaluate.yaml notebooks/2-evaluate.ipynb $(LIB)/encoding.py $(LIB)/models.py $(LIB)/prefix.py $(LIB)/sample.py $(LIB)/probe.py $(LIB)/evaluate.py
+$(CELLS:%=%/evaluate.ipynb): %/evaluate.ipynb: %/evaluate.yaml notebooks/2-evaluate.ipynb $(LIB)/encoding.py $(LIB)/models.py $(LIB)/prefix.py $(LIB)/decoding.py $(LIB)/sample.py $(LIB)/probe.py $(LIB)/evaluate.py
 	$(RUN) 2-evaluate $< $@
 
 $(CELLS:%=%/judge.$(JUDGE_NAME).ipynb): %/judge.$(JUDGE_NAME).ipynb: %/judge.$(JUDGE_NAME).yaml %/evaluate.ipynb notebooks/3-judge.ipynb $(LIB)/judges/__init__.py $(LIB)/judges/embedded.py $(LIB)/prefix.py $(LIB)/judges/endpoint.py $(LIB)/judges/parsing.py $(LIB)/endpoint.py data/judge/heads.safetensors

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from emstudy import encoding, probe, sample  # noqa: F401  sample brings its attention
+from emstudy import decoding, encoding, probe
 from emstudy.data import Example, Pair
 
 PAIRS = [
@@ -52,7 +52,7 @@ def test_mean_logp_equals_a_slow_computation_and_keeps_the_order(exact, tokenize
 def test_a_pair_alone_is_probed_by_a_model_that_has_just_answered(exact, tokenizer):
     before = exact.config._attn_implementation
     rows = both(tokenizer, PAIRS[0])  # alone, it has but one token behind what all prompts begin with
-    exact.set_attn_implementation("grouped")
+    exact.set_attn_implementation(decoding.GROUPED)
     try:
         (found,) = probe.mean_logp(exact, [rows], 32, Silent())
     finally:
