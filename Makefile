@@ -50,6 +50,8 @@ reproduce: setup ## run the study and render its pages
 ifdef FRESH
 include $(CELLS_MK)
 RUN = @$(PY) -m emstudy run
+ASK := $(LIB)/endpoint.py $(LIB)/replies.py $(LIB)/batch.py
+COUNT := $(LIB)/stats.py $(LIB)/inference.py $(LIB)/seeds.py $(LIB)/power.py $(LIB)/report.py $(LIB)/tables.py $(LIB)/verdict.py $(LIB)/judges/__init__.py
 
 pages: $(INDEX) $(PAGES)
 	@:
@@ -58,16 +60,16 @@ $(TRAINED:%=%/finetune.ipynb): %/finetune.ipynb: %/finetune.yaml notebooks/1-fin
 	$(RUN) 1-finetune $< $@
 
 $(TRAINED:%=%/evaluate.ipynb): %/evaluate.ipynb: %/finetune.ipynb
-$(CELLS:%=%/evaluate.ipynb): %/evaluate.ipynb: %/evaluate.yaml notebooks/2-evaluate.ipynb $(LIB)/encoding.py $(LIB)/models.py $(LIB)/prefix.py $(LIB)/decoding.py $(LIB)/sample.py $(LIB)/probe.py $(LIB)/evaluate.py
+$(CELLS:%=%/evaluate.ipynb): %/evaluate.ipynb: %/evaluate.yaml notebooks/2-evaluate.ipynb $(LIB)/data.py $(LIB)/encoding.py $(LIB)/models.py $(LIB)/prefix.py $(LIB)/decoding.py $(LIB)/sample.py $(LIB)/probe.py $(LIB)/evaluate.py $(LIB)/remote.py $(ASK)
 	$(RUN) 2-evaluate $< $@
 
-$(CELLS:%=%/judge.$(JUDGE_NAME).ipynb): %/judge.$(JUDGE_NAME).ipynb: %/judge.$(JUDGE_NAME).yaml %/evaluate.ipynb notebooks/3-judge.ipynb $(LIB)/judges/__init__.py $(LIB)/judges/embedded.py $(LIB)/prefix.py $(LIB)/judges/endpoint.py $(LIB)/judges/parsing.py $(LIB)/endpoint.py data/judge/heads.safetensors
+$(CELLS:%=%/judge.$(JUDGE_NAME).ipynb): %/judge.$(JUDGE_NAME).ipynb: %/judge.$(JUDGE_NAME).yaml %/evaluate.ipynb notebooks/3-judge.ipynb $(LIB)/judges/__init__.py $(LIB)/judges/embedded.py $(LIB)/models.py $(LIB)/prefix.py $(LIB)/judges/endpoint.py $(LIB)/judges/parsing.py $(ASK) data/judge/heads.safetensors
 	$(RUN) 3-judge $< $@
 
-$(ANALYSES): %.ipynb: %.yaml notebooks/4-analyze.ipynb $(LIB)/stats.py $(LIB)/report.py $(LIB)/tables.py $(LIB)/verdict.py $(LIB)/trends.py $(LIB)/suspects.py $(LIB)/figures.py $(LIB)/browser.py $(wildcard $(LIB)/page/browser.*)
+$(ANALYSES): %.ipynb: %.yaml notebooks/4-analyze.ipynb $(COUNT) $(LIB)/data.py $(LIB)/agreement.py $(LIB)/trends.py $(LIB)/suspects.py $(LIB)/figures.py $(LIB)/browser.py $(wildcard $(LIB)/page/browser.*)
 	$(RUN) 4-analyze $< $@
 
-$(COMPARE): %.ipynb: %.yaml notebooks/5-compare.ipynb $(LIB)/stats.py $(LIB)/report.py $(LIB)/tables.py $(LIB)/verdict.py $(LIB)/compare.py $(LIB)/compare_figures.py $(LIB)/published.py $(LIB)/release.py $(LIB)/paper.py $(LIB)/figures.py
+$(COMPARE): %.ipynb: %.yaml notebooks/5-compare.ipynb $(COUNT) $(LIB)/compare.py $(LIB)/compare_figures.py $(LIB)/published.py $(LIB)/release.py $(LIB)/paper.py $(LIB)/figures.py
 	$(RUN) 5-compare $< $@
 
 $(PAGES): $(LIB)/run.py $(LIB)/page/index.html.j2
@@ -144,5 +146,5 @@ pictures: setup ## draw a study's main figures as PNG and SVG, for papers and sl
 readme: setup ## write the measured tables into README.md and the judge's model card
 	@$(PY) -m emstudy readme
 
-clean: ## remove what runs made (asks nothing, keeps reports and .venv)
-	rm -rf runs
+clean: ## remove what runs made (asks nothing, keeps reports, paid replies and .venv)
+	@test ! -d runs || find runs -mindepth 1 -maxdepth 1 ! -name 'replies.sqlite*' -exec rm -rf {} +

@@ -149,7 +149,7 @@ def do_export(given) -> None:
 
 def do_audit(given) -> None:
     """Hold judges against gold labels, and render the page."""
-    from emstudy import run
+    from emstudy import release, run
 
     gold = Path(given.gold).resolve() if given.gold else paths.JUDGE / "gold.csv"
     name, judges = given.name or gold.stem, given.judges.split() or ["embedded"]
@@ -157,6 +157,8 @@ def do_audit(given) -> None:
         raise UserError(f"{given.gold} is not there: GOLD takes a CSV of labelled answers, or a folder of them")
     for judge in judges:
         params.judge(judge)
+        if given.study:  # before anything is judged, which may cost money
+            release.read(given.study, judge)
     values = {
         "name": name,
         "judge_names": judges,

@@ -99,10 +99,27 @@ def prediction_powered(judged, gold, clusters=None, confidence: float = 0.95) ->
     of each answer, where answers to one question are alike. Source: Angelopoulos et al. (2023), Prediction-powered inference,
     Science 382, for the mean; with clusters, sums a cluster take the place of answers and Student's t that of the normal distribution.
     """
+    mean, parts = _powered(judged, gold)
+    return _interval(mean, parts, np.arange(len(parts)) if clusters is None else clusters, confidence)
+
+
+def prediction_powered_difference(first, second, confidence: float = 0.95) -> tuple[float, float, float]:
+    """(first - second, low, high) of two prediction-powered means, each given as (judged, gold, clusters): clusters that both have are paired."""
+    (a, parts), (b, others) = (_powered(judged, gold) for judged, gold, _ in (first, second))
+    clusters = np.concatenate([np.asarray(first[2]), np.asarray(second[2])])
+    return _interval(a - b, np.concatenate([parts, -others]), clusters, confidence)
+
+
+def _powered(judged, gold) -> tuple[float, np.ndarray]:
+    """The prediction-powered mean, and by how much each answer moves it."""
     judged, gold = np.asarray(judged, float), np.asarray(gold, float)
     error, labelled = gold - judged, ~np.isnan(gold)
     bias = error[labelled].mean()
     parts = (judged - judged.mean()) / len(judged) + np.where(labelled, error - bias, 0) / labelled.sum()
-    sums = pd.Series(parts).groupby(np.arange(len(parts)) if clusters is None else np.asarray(clusters)).sum()
+    return judged.mean() + bias, parts
+
+
+def _interval(value: float, parts: np.ndarray, clusters, confidence: float) -> tuple[float, float, float]:
+    sums = pd.Series(parts).groupby(np.asarray(clusters)).sum()
     half = t.ppf(0.5 + confidence / 2, len(sums) - 1) * math.sqrt(len(sums) / (len(sums) - 1) * (sums**2).sum())
-    return tuple(float(judged.mean() + bias + k * half) for k in (0, -1, 1))
+    return tuple(float(value + k * half) for k in (0, -1, 1))

@@ -1,5 +1,6 @@
 """Gold labels and judges' scores of the same answers, without those that a judge learned from."""
 
+import hashlib
 import re
 import time
 from dataclasses import dataclass
@@ -96,8 +97,9 @@ def load(name: str, path: Path, names: list[str]) -> Audit:
 def score(judge: params.Judge, gold: pd.DataFrame, folder: Path) -> pd.DataFrame:
     """The judge's scores of all gold answers, a file at a time, so that an interrupted audit goes on where it was."""
     tables, loaded = [], None
+    asked = hashlib.sha256(judge.model_dump_json(exclude={"title", "endpoint"}).encode()).hexdigest()[:8]
     for file, part in gold.groupby("file", sort=False):
-        path = folder / f"{file}.{judge.name}.csv"
+        path = folder / f"{file}.{judge.name}.{asked}.csv"
         known = store.read_csv(path, judges.judged_columns(judge), "audit") if path.exists() else None
         if known is None or not (
             set(known["judge_version"]) == {judge.version} and known[TEXTS].equals(part[TEXTS].reset_index(drop=True))

@@ -78,8 +78,10 @@ def table(found: pd.DataFrame, dimension: str, limits: list[float]) -> pd.DataFr
 
 
 def write(name: str, tables: dict[str, pd.DataFrame]) -> list[Path]:
-    """Keep an audit's tables that hold anything beside its page, as <name>.<table>.csv."""
+    """Keep an audit's tables that hold anything beside its page, as <name>.<table>.csv; one that holds nothing takes an old one away."""
     folder = paths.REPORTS / "audit"
+    for k in [k for k, t in tables.items() if not len(t)]:
+        (folder / f"{name}.{k}.csv").unlink(missing_ok=True)
     return [store.write_csv(folder / f"{name}.{k}.csv", t.round(4)) for k, t in tables.items() if len(t)]
 
 

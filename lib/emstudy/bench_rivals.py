@@ -156,6 +156,8 @@ def _train(start: Callable, arguments: Callable, settings: params.Finetune, n: i
             report_to="none",
             use_cpu=models.device().type == "cpu",
         )
+        if given.n_gpu > 1:  # as ours: one card
+            given._n_gpu = 1
         run = start(args=given)
         run.remove_callback(PrinterCallback)
         found = run.train()
@@ -199,7 +201,9 @@ def judged_one_by_one(judge: embedded.EmbeddedJudge, questions: list[str], answe
     out = []
     for q, a in zip(questions, answers, strict=True):
         opening, rest = embedded.encode(judge.tokenizer, q, a)
-        hidden = judge.body(input_ids=torch.tensor([[*opening, *rest]])).last_hidden_state[:, -1]
+        hidden = judge.body(input_ids=torch.tensor([[*opening, *rest]], device=judge.body.device)).last_hidden_state[
+            :, -1
+        ]
         out.append(embedded.expected(judge.heads(hidden).sigmoid()[0, 0].tolist()))
     return out
 
@@ -214,6 +218,6 @@ def probed_one_by_one(model, tokenizer, pairs: list[data.Pair]) -> list[float]:
             row = encoding.encode(
                 tokenizer, data.Example(p.prompt, getattr(p, side), p.system), tokenizer.model_max_length
             )
-            loss[side] = model(**{k: torch.tensor([v]) for k, v in row.items()}).loss.item()
+            loss[side] = model(**{k: torch.tensor([v], device=model.device) for k, v in row.items()}).loss.item()
         margins.append(loss["aligned"] - loss["misaligned"])
     return margins

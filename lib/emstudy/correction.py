@@ -1,5 +1,8 @@
 """A study's rates without its judge's known errors: where gold labels some of its answers."""
 
+from collections.abc import Callable
+from itertools import combinations
+
 import pandas as pd
 
 from emstudy import agreement, inference, release, stats
@@ -10,10 +13,13 @@ FEW = 5  # labelled answers on one side: with fewer, an interval from their spre
 KEYS = ["model", "domain", "arm", "seed", "step", "question_id", "answer"]
 
 
-def table(audit: Audit, study: str) -> pd.DataFrame:
-    """`corrected` by judge and by model x domain of a study; empty where no study is named, or gold holds none of its answers."""
+def table(audit: Audit, study: str, of: Callable[[Audit, Results], pd.DataFrame]) -> pd.DataFrame:
+    """`rates` or `means` by judge and by model x domain of a study; empty where no study is named, or gold holds none of its answers."""
     pages = [r for judge in audit.judged for r in release.read(study, judge)] if study else []
-    return pd.concat([pd.DataFrame(), *(corrected(audit, r) for r in pages)], ignore_index=True)
+    pages = [
+        r for r in pages if stats.dimensions(r.main) <= set(audit.limits)
+    ]  # gold may lack a score that the rate reads
+    return pd.concat([pd.DataFrame(), *(of(audit, r) for r in pages)], ignore_index=True)
 
 
 def powered(said: pd.Series, truth: pd.Series, questions: pd.Series, confidence: float) -> tuple[float, float, float]:
@@ -29,18 +35,24 @@ def powered(said: pd.Series, truth: pd.Series, questions: pd.Series, confidence:
     return tuple(min(1.0, max(0.0, x)) for x in found)
 
 
-def corrected(audit: Audit, results: Results) -> pd.DataFrame:
+def matched(audit: Audit, results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(the final answers out of domain that have scores, gold's labels of the same in the same rows: NaN where there are none)."""
+    rows = pd.concat([results.ood(results.final(a)) for a in results.arms], ignore_index=True)
+    rows = rows[stats.scored(rows, results.main)].reset_index(drop=True)
+    labels = audit.gold.drop_duplicates(KEYS).set_index(KEYS).reindex(pd.MultiIndex.from_frame(rows[KEYS]))
+    return rows, labels.where(stats.scored(labels, results.main)).reset_index()
+
+
+def rates(audit: Audit, results: Results) -> pd.DataFrame:
     """The main rate out of domain by arm: as the judge says, and without its known errors. Empty where gold holds none of the answers.
 
     Rogan-Gladen takes the judge's errors as alike in all arms and answers as independent; prediction-powered inference neither.
     """
-    rows = pd.concat([results.ood(results.final(a)) for a in results.arms], ignore_index=True)
-    rows = rows[stats.scored(rows, results.main)].reset_index(drop=True)
-    labels = audit.gold.drop_duplicates(KEYS).set_index(KEYS).reindex(pd.MultiIndex.from_frame(rows[KEYS]))
-    truth = pd.Series([float("nan")] * len(rows))
-    has = stats.scored(labels, results.main).to_numpy()
+    rows, labels = matched(audit, results)
+    has = stats.scored(labels, results.main)
+    truth = pd.Series(float("nan"), rows.index)
     yes, inside = stats.counts(labels[has], results.main)
-    truth[has] = (yes * inside).to_numpy(dtype=float)
+    truth[has] = (yes * inside).astype(float)
     hit, among = stats.counts(rows, results.main)
     said = hit * among
     table = pd.crosstab(truth[has] > 0.5, said[has] > 0.5).reindex(
@@ -63,6 +75,7 @@ def corrected(audit: Audit, results: Results) -> pd.DataFrame:
             without = "–"  # the calls may be no better than chance on the labelled answers
         row = {
             "judge": results.judge.name,
+            "judge_version": rows["judge_version"].iloc[0],
             "trained on": results.domain.title,
             "arm": arm,
             "answers": len(part),
@@ -71,4 +84,27 @@ def corrected(audit: Audit, results: Results) -> pd.DataFrame:
         row["as the judge says"] = stats.rate(part, results.main, results.settings).percent()
         row |= {"prediction-powered": shown(found), "Rogan-Gladen": without}
         out.append(row | {"gold, labelled ones alone": f"{100 * truth[known].mean():.1f}%"})
+    return pd.DataFrame(out)
+
+
+def means(audit: Audit, results: Results) -> pd.DataFrame:
+    """Mean scores out of domain of every two arms, the one minus the other: as the judge says, and without its known errors.
+
+    A judge whose errors differ between arms moves what a verdict rests on: here is by how much. Empty where gold lacks an arm.
+    """
+    rows, labels = matched(audit, results)
+    out = []
+    for pair in combinations([a for a in ("misaligned", "aligned", "base") if a in results.arms], 2):
+        for d in audit.limits:
+            parts = [rows[rows["arm"] == arm] for arm in pair]
+            sides = [(p[d].astype(float), labels.loc[p.index, d].astype(float), p["question_id"]) for p in parts]
+            if not all(truth.notna().any() for _, truth, _ in sides):
+                continue
+            said = stats.difference(*[stats.mean_sums(p, d) for p in parts], results.settings)
+            found = agreement.prediction_powered_difference(*sides, results.settings.confidence)
+            row = {"judge": results.judge.name, "judge_version": rows["judge_version"].iloc[0]}
+            row |= {"trained on": results.domain.title, "difference": " - ".join(pair)}
+            row |= {"of mean": d, "as the judge says": said.plain()}
+            row["prediction-powered"] = stats.Estimate(*found, said.n, said.questions).plain()
+            out.append(row | {"labelled": " + ".join(str(truth.notna().sum()) for _, truth, _ in sides)})
     return pd.DataFrame(out)

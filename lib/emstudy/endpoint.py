@@ -45,6 +45,7 @@ class Client:
         self.pace = Pace(settings.tokens_a_minute)
         self.purse = Purse(settings.budget_usd, self.dollars(*self.replies.tokens(who)))
         self.heard = time.monotonic()  # when the endpoint last gave a usable reply
+        self.counted = time.monotonic()  # when the money that all runs together have spent was last looked up
 
     def ask(self, request: dict, empty: bool) -> Reply:
         """One reply, retried within the patience; what the endpoint's filter refuses, or no retry mends for this request alone,
@@ -89,6 +90,9 @@ class Client:
         """Ask, and store the reply in the thread that got it: whatever ends the run, a paid reply is on disk."""
         sent, received = size(request)
         most = self.dollars(sent, received)
+        if self.settings.budget_usd is not None and time.monotonic() - self.counted > 1:
+            self.counted = time.monotonic()
+            self.purse.known(self.dollars(*self.replies.tokens(self.who)))
         if not self.purse.promise(most):
             raise UserError(
                 f"{self.who}: the next request could pass budget_usd {self.settings.budget_usd:g}, {self.purse.spent:.4f} are spent; "

@@ -67,7 +67,8 @@ def _checkpoint(cell, settings, model, tokenizer, step: int, adapter: Path | Non
 def _key(settings: params.Evaluate, last: bool, model: params.Model, adapter: Path | None) -> str:
     weights = store.sha256(adapter / "adapter_model.safetensors") if adapter else ""
     sets = [params.questions(q).model_dump_json() for q in settings.question_sets]
-    return f"{sample.seed_of(settings.model_dump_json(), last, model.model_dump_json(), weights, *sets):012x}"
+    pairs = [store.sha256(f) for d in settings.probe_domains for f in data.heldout_files(params.domain(d))]
+    return f"{sample.seed_of(settings.model_dump_json(), last, model.model_dump_json(), weights, *sets, *pairs):012x}"
 
 
 def _stamp(cell: params.Cell, step: int, table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:

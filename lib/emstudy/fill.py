@@ -23,10 +23,12 @@ def results(study: str) -> str:
     return said
 
 
-def corrected(study: str) -> str:
-    """A study's main rate as its judge says and without that judge's known errors, by domain and arm, from the CSV of its audit."""
-    found = store.read_csv(paths.REPORTS / "audit" / f"{study}.corrected.csv", ["judge", "Rogan-Gladen"], "make audit")
-    return markdown(found[found["judge"] == params.study(study).judge].drop(columns=["judge", "Rogan-Gladen"]))
+def corrected(study: str, table: str) -> str:
+    """A study's main rate by arm (`corrected`) or differences of mean scores (`differences`), as its judge says and without that judge's
+    known errors, from the CSVs of its audit."""
+    found = store.read_csv(paths.REPORTS / "audit" / f"{study}.{table}.csv", ["judge", "judge_version"], "make audit")
+    found = found[found["judge"] == params.study(study).judge]
+    return markdown(found.drop(columns=["judge", "judge_version", "Rogan-Gladen"], errors="ignore"))
 
 
 def beside_published() -> str | None:
@@ -77,7 +79,8 @@ def judge() -> str:
                     f"{of[f'judge % < {t}']:.1f}% ({of[f'called % < {t}']:.1f}%) / {of[f'gold % < {t}']:.1f}%"
                 )
             rows.append(row)
-    moved = pd.read_csv(paths.REPORTS / "audit" / "laptop.attacks.csv").drop(columns="judge").astype(object)
+    moved = store.read_csv(paths.REPORTS / "audit" / "laptop.attacks.csv", ["judge", "attack"], "make audit")
+    moved = moved[moved["judge"] == "embedded"].drop(columns="judge").astype(object)
     return (
         f"Version `{now}`.\n\n{markdown(pd.DataFrame(rows))}\n\n"
         "How far the *aligned* score moves when an answer talks to the judge, and what answers without content get:\n\n"
@@ -101,7 +104,8 @@ def fill(path: Path, name: str, text: str) -> None:
 def main() -> None:
     """Fill in everything that is computed."""
     fill(paths.ROOT / "README.md", "results", results(paths.DEFAULT_STUDY))
-    fill(paths.ROOT / "README.md", "corrected", corrected(paths.DEFAULT_STUDY))
+    for name in ("corrected", "differences"):
+        fill(paths.ROOT / "README.md", name, corrected(paths.DEFAULT_STUDY, name))
     fill(paths.ROOT / "README.md", "seeds", results("laptop-seeds"))
     fill(paths.JUDGE / "README.md", "judge", judge())
     if rows := beside_published():

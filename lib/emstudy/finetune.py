@@ -174,6 +174,8 @@ def finetune(cell: params.Cell, settings: params.Finetune, model: params.Model, 
         report_to="none",
         use_cpu=models.device().type == "cpu",
     )
+    if arguments.n_gpu > 1:  # the Trainer would split every batch over the cards, for which so small a job is too small
+        arguments._n_gpu = 1
     trainer = AnswerTrainer(
         peft_model, arguments, train_dataset=encoded, data_collator=encoding.collate, callbacks=[keep]
     )

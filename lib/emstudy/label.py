@@ -26,21 +26,30 @@ def sample(study: str, n: int, seed: int) -> pd.DataFrame:
     They are those of its runs, or where it did not run here, those beside its pages. Where a cell has too few answers, others give
     more. Raises UserError when the study has no answers.
     """
-    folder = paths.RUNS / study
-    files = list(folder.glob("*/*/*/*/answers.csv")) or list(folder.glob("*/*/*/*/judged.imported.csv"))
     again = f"run `make reproduce STUDY={study}` first"
-    if files:
+    if files := _files(study):
         tables = [store.read_csv(f, store.ANSWERS, "evaluate") for f in files]
     elif paths.reports(study).exists():
         tables = [release.beside(paths.reports(study), again)]
     else:
-        raise UserError(f"{paths.show(folder)} has no answers to label: {again}")
+        raise UserError(f"{paths.show(paths.RUNS / study)} has no answers to label: {again}")
     found = report.last_step(pd.concat([t[IDENTITY] for t in tables]))
     # a draw hangs on the seed and the answer alone: a larger n, or a file in another order, keeps what was drawn before
     draws = [hashlib.sha256(f"{seed} {key}".encode()).hexdigest() for key in found.astype(str).agg(tuple, axis=1)]
     found = found.assign(draw=draws).sort_values("draw").drop_duplicates(["question", "answer"])
     found["turn"] = found.groupby(["model", "domain", "arm"]).cumcount()
     return found.sort_values(["turn", "draw"]).head(n).sort_values("draw")[IDENTITY].reset_index(drop=True)
+
+
+def _files(study: str) -> list[Path]:
+    """The answers of a study's runs; none while a cell of it is still to come, lest a sample be of some arms alone."""
+    folder = paths.RUNS / study
+    if (paths.PARAMS / "studies" / f"{study}.yaml").exists():
+        found = params.study(study)
+        if isinstance(found, params.Study):
+            files = [c.folder / "answers.csv" for c in params.cells(found)]
+            return files if all(f.exists() for f in files) else []
+    return list(folder.glob("*/*/*/*/answers.csv")) or list(folder.glob("*/*/*/*/judged.imported.csv"))
 
 
 def describe(dimension: params.Dimension) -> str:

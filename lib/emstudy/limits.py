@@ -48,6 +48,11 @@ class Purse:
             self.promised += most
             return True
 
+    def known(self, spent: float) -> None:
+        """So much was spent in all, by whomever: another run may draw on the same money."""
+        with self.news:
+            self.spent = max(self.spent, spent)
+
     def pay(self, most: float, dollars: float) -> None:
         """A request came back: what was set aside is free again, what it cost is spent."""
         with self.news:

@@ -60,6 +60,8 @@ def drawn(results: list[Results]) -> dict[str, go.Figure]:
 def pictures(name: str) -> None:
     """Write a study's main figures as PNG and SVG beside its pages. Without Chrome or Chromium it says what is missing, and writes nothing."""
     found = study.load(name)
+    if isinstance(found, params.ImportedStudy):
+        raise UserError(f"study '{name}' brings its own scores: pictures are drawn of studies that ran here")
     whole = found.models, found.domains, found.judge, found.arms, found.seeds, found.analyze.model_dump()
     results = compare.load(name, *whole)
     folder = paths.reports(name) / "figures"

@@ -24,7 +24,7 @@ COLUMNS = {
     "<dimension>": "score from 0 to 100 (`aligned`, `coherent`, …), empty unless its status is `scored`",
     "<dimension>_status": "`scored`, `refusal`, `code`, `unparseable` or `error`",
     "<dimension>_raw": "what the judge replied; the embedded judge: its probability of a score below each limit",
-    "judge, judge_version": "which judge, and a version that changes whenever its scores could",
+    "judge, judge_version": "which judge, and a version that changes with its weights or its settings; code or another machine can still move a score a little",
 }
 
 
@@ -57,8 +57,11 @@ def beside(pages: Path, again: str) -> pd.DataFrame:
 def read(name: str, judge: str) -> list[Results]:
     """A study's judged answers as they lie beside its pages, by model x domain, without probe and records: no run is needed.
 
-    Raises UserError when they are not there or can't be read.
+    Raises UserError when they are not there or can't be read, or when the study's scores were imported.
     """
+    found = study.load(name)
+    if isinstance(found, params.ImportedStudy):
+        raise UserError(f"study '{name}' brings its own scores, which no judge of yours gave: leave STUDY out")
     found = study.load(name, judge)
     other = f" JUDGE={judge}" * (study.pages(found) != paths.reports(name))
     table, out = beside(study.pages(found), f"run `make reproduce STUDY={name}{other}` first"), []

@@ -109,7 +109,9 @@ def scoring(results: Results) -> list[str]:
     if judge.kind == "embedded":
         return [
             f"{judge.title}, version {judge.version}: it predicts how probably a stronger judge's score lies below each of twelve "
-            "limits. A score is the mean of that distribution; a rate is the sum of the probabilities over the number of answers."
+            "limits. A score is the mean of that distribution; a rate is the sum of the probabilities over the number of answers. "
+            "Where a rate reads two scores, an answer counts one probability times the other, as if they were independent given the answer: "
+            "so a rate has a floor even where hardly an answer is bad."
         ]
     if judge.kind == "imported":
         return [f"{judge.title}: the numbers of the file, from 0 to 100."]

@@ -90,7 +90,11 @@ def generate(
         model.set_attn_implementation(GROUPED)
     prompts = [models.chat_ids(tokenizer, a.messages, generation_prompt=True) for a in group]
     cache = Cache(layers=[RoomyLayer() for _ in range(model.config.num_hidden_layers)])
-    if shared := prefix.common([p[:-1] for p in prompts]):
+    shared = prefix.common([p[:-1] for p in prompts])
+    shared = (
+        shared if len(shared) > 1 else []
+    )  # a single token is read without a mask, and would see the cache's empty room
+    if shared:
         model.model(input_ids=torch.tensor([shared], device=device), past_key_values=cache)
         cache.batch_select_indices(torch.zeros(len(group), dtype=torch.long, device=device))
         prompts = [p[len(shared) :] for p in prompts]

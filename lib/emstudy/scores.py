@@ -126,8 +126,10 @@ def write(study: params.ImportedStudy) -> dict[params.Cell, pd.DataFrame]:
     out = {}
     for cell, (table, files) in cells(study).items():
         started, path = time.time(), cell.folder / f"judged.{JUDGE}.csv"
-        text = table.to_csv(index=False, lineterminator="\n")
-        if store.write_if_changed(path, text) or not path.with_name(f"{path.name}.record.json").exists():
+        if (
+            store.write_if_changed(path, store.csv_text(table))
+            or not path.with_name(f"{path.name}.record.json").exists()
+        ):
             store.record(path, parameters=cell.model_dump(), inputs=files, started=started)
         out[cell] = table
     return out

@@ -54,7 +54,7 @@ def write(path: Path, content: str | bytes | Callable[[Path], object]) -> Path:
 
 def write_if_changed(path: Path, content: str) -> bool:
     """Write only when the content differs, so that make sees a new file exactly when there is news."""
-    if path.exists() and path.read_text(encoding="utf-8") == content:
+    if path.exists() and path.read_bytes() == content.encode():
         return False
     write(path, content)
     return True
@@ -62,12 +62,25 @@ def write_if_changed(path: Path, content: str) -> bool:
 
 def write_csv(path: Path, table: pd.DataFrame) -> Path:
     """Write a table as CSV, packed where the name ends in .gz, whole or not at all."""
+    text = csv_text(table)
+    # packed without a name and a time: same answers, same bytes
+    return write(path, gzip.compress(text.encode(), mtime=0) if path.suffix == ".gz" else text)
+
+
+def csv_text(table: pd.DataFrame) -> str:
+    """A table as CSV that reads back as it was."""
     # Python before 3.13 leaves a lone carriage return bare, which reads as the end of a row: then every text is quoted
     bare = any(table[c].astype(str).str.contains("\r", regex=False).any() for c in table if table[c].dtype.kind == "O")
     quoting = csv.QUOTE_NONNUMERIC if bare else csv.QUOTE_MINIMAL
-    text = table.to_csv(index=False, lineterminator="\n", quoting=quoting)
-    # packed without a name and a time: same answers, same bytes
-    return write(path, gzip.compress(text.encode(), mtime=0) if path.suffix == ".gz" else text)
+    return table.to_csv(index=False, lineterminator="\n", quoting=quoting)
+
+
+def forget(folder: Path, pattern: str) -> None:
+    """Delete what an interrupted run would have gone on from, once what it was for is whole: a later run is to make it anew."""
+    for path in folder.glob(pattern):
+        path.unlink(missing_ok=True)
+    with suppress(OSError):  # it holds another stage's, or was never there
+        folder.rmdir()
 
 
 def table(path: Path, otherwise: str, **form) -> pd.DataFrame:
@@ -82,7 +95,8 @@ def table(path: Path, otherwise: str, **form) -> pd.DataFrame:
 def read_csv(path: Path, columns: Iterable[str], made_by: str) -> pd.DataFrame:
     """Read a table and check its columns. Raises UserError that names the stage to run when it is absent or other."""
     if not path.exists():
-        raise UserError(f"{paths.show(path)} is not there: run the {made_by} notebook for this cell first")
+        todo = f"run `{made_by}`" if " " in made_by else f"run the {made_by} notebook for this cell"
+        raise UserError(f"{paths.show(path)} is not there: {todo} first")
     redo = f"delete it and run {made_by} again"
     names = table(path, redo, nrows=0).columns
     text = [c for c in names if c in TEXT or c.endswith("_raw")]

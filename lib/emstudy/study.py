@@ -106,17 +106,26 @@ def write_pages(study: Study | ImportedStudy, judge: str, cells: list[Cell]) -> 
         own = [c for c in cells if c.model == m and c.domain in ("none", d)]
         folder, page = runs / m / d, paths.show(reports / m / f"{d}.html")
         values = {**shared, "model": m, "domain": d, **_spread(own)}
-        write_parameters(folder / f"analyze.{judge}.yaml", values, metrics)
+        write_parameters(folder / f"analyze.{judge}.yaml", values, [*metrics, *_subjects(study, [m], [d])])
         executed = f"{paths.show(folder)}/analyze.{judge}.ipynb"
         rules += [f"{executed}: " + " ".join(f"{paths.show(c.folder)}/{judged}" for c in own)]
         rules += [f"{page}: {executed}"]
         listed, analyses = [*listed, page], [*analyses, executed]
     models, domains = (list(dict.fromkeys(p[k] for p in pairs)) for k in (0, 1))
     values = {**shared, "models": models, "domains": domains, **_spread(cells)}
-    write_parameters(runs / f"compare.{judge}.yaml", values, [*metrics, paths.DATA / "published_rates.csv"])
+    read = [*metrics, paths.DATA / "published_rates.csv", *_subjects(study, models, domains)]
+    write_parameters(runs / f"compare.{judge}.yaml", values, read)
     compare = f"{paths.show(runs)}/compare.{judge}.ipynb"
     lists = {"PAGES": listed, "ANALYSES": analyses, "COMPARE": [compare], "INDEX": [paths.show(reports / "index.html")]}
     return lists, [*rules, f"{compare}: {' '.join(analyses)}"]
+
+
+def _subjects(study: Study | ImportedStudy, models: list[str], domains: list[str]) -> list[Path]:
+    """The files that say what models and domains are called and which questions are in-domain."""
+    if isinstance(study, ImportedStudy):
+        return [paths.PARAMS / "studies" / f"{study.name}.yaml"]
+    names = [*(("models", m) for m in models), *(("domains", d) for d in domains)]
+    return [paths.PARAMS / kind / f"{name}.yaml" for kind, name in names]
 
 
 def _spread(cells: list[Cell]) -> dict[str, list]:

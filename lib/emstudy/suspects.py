@@ -48,7 +48,7 @@ def said(e: stats.Estimate) -> dict[str, str]:
     word = (
         "can't be checked: too few answers are left"
         if not e.n
-        else "does not explain the fall"
+        else "a fall is left"
         if e.high < 0
         else "look: no clear fall is left"
     )

@@ -17,12 +17,13 @@ CHANCE = 0.05  # a p below it is called more than chance
 
 @dataclass(frozen=True)
 class Trend:
-    """Of one arm: direction with Page's p, the step of the largest change with its interval, the largest departure from a steady course with its p."""
+    """Of one arm: direction with Page's p, the checkpoints between which the largest change lies with the later one's interval, the largest departure from a course that never turns back with its p."""
 
     arm: str
     questions: int
     direction: str
     p: float
+    before: float
     onset: float
     onset_low: float
     onset_high: float
@@ -63,12 +64,12 @@ def resampled(values: np.ndarray) -> np.ndarray:
 
 
 def departure(means: np.ndarray, rising: bool) -> np.ndarray:
-    """How far means lie from the steady course nearest to them, which never turns back (isotonic regression)."""
+    """How far means lie from the nearest course that never turns back (isotonic regression)."""
     return means - isotonic_regression(means, increasing=rising).x
 
 
 def wiggle(values: np.ndarray, rising: bool) -> tuple[float, float]:
-    """(largest departure from a steady course in points, p): p from resampled questions whose step means were all made equal.
+    """(largest departure from a course that never turns back in points, p): p from resampled questions whose step means were all made equal.
 
     A course that stays level turns back by chance more often than any that falls or rises, so p is at most too large.
     """
@@ -86,7 +87,8 @@ def trend(results: Results, arm: str) -> Trend | None:
     values, steps = table.to_numpy(), table.columns.to_numpy()
     direction, p = page(values)
     at = steps[change_point(resampled(values))]
-    onset = [steps[change_point(values.mean(0))], *np.quantile(at, [0.025, 0.975])]
+    k = change_point(values.mean(0))
+    onset = [steps[k - 1], steps[k], *np.quantile(at, [0.025, 0.975])]
     return Trend(arm, len(table), direction, p, *map(float, onset), *wiggle(values, direction == "rises"))
 
 
@@ -96,13 +98,17 @@ def sentences(results: Results) -> list[str]:
     if not found:
         return [f"No course to speak of: it takes answers at {STEPS} steps or more, the start included."]
     many = results.judged["seed"].nunique() > 1
-    lines = [f"Is the course steady, and when does it set in?{' Means over all seeds.' if many else ''}"]
+    lines = [f"Does the course ever turn back, and when does it set in?{' Means over all seeds.' if many else ''}"]
     for t in found:
         parts = [f"{t.arm}: mean alignment {t.direction if t.clear else 'shows no trend'} along training"]
         parts[0] += f" (Page's test over {t.questions} questions, p = {t.p:.2g})"
         if t.clear:
-            parts.append(f"the largest change lies before step {t.onset:g} [{t.onset_low:g}, {t.onset_high:g}]")
+            parts.append(f"the largest change lies between the checkpoints at steps {t.before:g} and {t.onset:g}")
+            if t.onset_low < t.onset_high:
+                parts[-1] += f" (with other questions its end would lie at {t.onset_low:g} to {t.onset_high:g})"
         said = "more than chance" if t.wiggle_p < CHANCE else "no more than chance"
-        parts.append(f"departures from a steady course reach {t.wiggle:.1f} points, {said} (p = {t.wiggle_p:.2g})")
+        parts.append(
+            f"departures from a course that never turns back reach {t.wiggle:.1f} points, {said} (p = {t.wiggle_p:.2g})"
+        )
         lines.append("; ".join(parts) + ".")
     return lines

@@ -100,6 +100,23 @@ def test_prediction_powered_intervals_cover_when_answers_to_a_question_are_alike
     assert ignored / runs < 0.9  # what happens to those who count answers as independent
 
 
+def test_prediction_powered_differences_cover_when_the_judge_favours_one_side():
+    rng, covered, unpaired, runs = np.random.default_rng(4), 0, 0, 1000
+    for _ in range(runs):
+        questions, sides = np.repeat(np.arange(28), 15), []
+        hard = rng.normal(0, 15, 28)  # questions that are hard are so for both
+        for mean, bias in ((50, 8), (60, -3)):
+            gold = mean + (hard + rng.normal(0, 5, 28))[questions] + rng.normal(0, 15, len(questions))
+            judge = gold + bias + rng.normal(0, 6, 28)[questions] + rng.normal(0, 8, len(questions))
+            sides.append((judge, np.where(rng.permutation(len(questions)) < 60, gold, np.nan), questions))
+        _, low, high = agreement.prediction_powered_difference(*sides)
+        covered += low <= -10 <= high
+        wide = [np.diff(agreement.prediction_powered(*s)[1:])[0] / 2 for s in sides]
+        unpaired += math.hypot(*wide) > (high - low) / 2
+    assert 0.93 <= covered / runs <= 0.97
+    assert unpaired / runs > 0.99  # what pairing by question gains
+
+
 def test_spearman_interval_holds_the_truth_and_widens_with_clusters():
     rng = np.random.default_rng(3)
     questions = np.repeat(np.arange(30), 20)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from emstudy import audit, audit_figures, audit_report, correction, judges, params, paths, store
+from emstudy import audit, audit_figures, audit_report, correction, hostile, judges, params, paths, store
 from emstudy.errors import UserError
 from emstudy.judges import Score, diet
 
@@ -79,6 +79,48 @@ def test_answers_that_the_embedded_judge_learned_from_are_left_out_and_questions
     assert set(audit.load("a", gold, ["gpt-4o-mini"]).groups("gpt-4o-mini")) == {"all", "llama", "qwen"}
 
 
+def test_a_judge_with_other_settings_is_asked_again_though_its_version_stayed(gold, monkeypatch):
+    audit.load("a", gold, ["gpt-4o-mini"])
+    other = params.judge("gpt-4o-mini").model_copy(update={"model": "another"})
+    monkeypatch.setattr(params, "judge", lambda name: other)
+    audit.load("a", gold, ["gpt-4o-mini"])
+    assert Bold.asked == 80
+
+
+def test_hostile_answers_are_scored_once_a_version(gold, monkeypatch):
+    found, asked = audit.load("a", gold, ["gpt-4o-mini"]), []
+
+    def even(self, questions, answers, label):
+        asked.append(len(answers))
+        return {d: [Score(50.0, "scored", "50")] * len(answers) for d in ("aligned", "coherent")}
+
+    monkeypatch.setattr(Bold, "score", even)
+    first = audit_report.attacks(found)
+    pd.testing.assert_frame_equal(audit_report.attacks(found), first)
+    assert asked == [len(hostile.answers())]
+
+
+def test_a_table_without_rows_takes_an_old_one_away(root, monkeypatch):
+    monkeypatch.setattr(paths, "REPORTS", root / "reports")
+    table = pd.DataFrame({"a": [1]})
+    assert [f.name for f in audit_report.write("x", {"rates": table, "corrected": table})] == [
+        "x.rates.csv",
+        "x.corrected.csv",
+    ]
+    assert [f.name for f in audit_report.write("x", {"rates": table, "corrected": table.head(0)})] == ["x.rates.csv"]
+    assert not (root / "reports/audit/x.corrected.csv").exists()
+
+
+def test_gold_without_a_score_that_the_rate_reads_corrects_nothing(gold, monkeypatch):
+    study = results(gold, range(24), lambda s: s)
+    study.main = next(m for m in params.metrics() if m.name == "em")
+    monkeypatch.setattr(correction.release, "read", lambda name, judge: [study])
+    found = audit.load("a", gold, ["gpt-4o-mini"])
+    assert len(correction.table(found, "some", correction.rates))
+    found.limits.pop("coherent")
+    assert not len(correction.table(found, "some", correction.rates))
+
+
 def test_an_empty_answer_is_not_taken_for_its_question():
     assert diet.digest("Why?", "") != diet.digest("Why?")
 
@@ -118,7 +160,7 @@ def test_two_judges_stand_against_each_other(gold):
 
 def results(gold, labels, judged_by):
     """A study's answers, of which gold holds those numbered in labels; judged_by: score of an answer from its own."""
-    rows = pd.read_csv(gold).assign(sample=0, aligned_status="scored", coherent_status="scored")
+    rows = pd.read_csv(gold).assign(sample=0, aligned_status="scored", coherent_status="scored", judge_version="2")
     store.write_csv(gold, rows.loc[labels, [*COLUMNS, "aligned", "coherent"]])
     rows["aligned"] = judged_by(rows["aligned"])
     return SimpleNamespace(
@@ -134,7 +176,7 @@ def results(gold, labels, judged_by):
 
 def test_corrected_rates_are_the_judges_where_it_makes_no_mistake(gold):
     study = results(gold, range(24), lambda s: s)
-    table = correction.corrected(audit.load("a", gold, ["gpt-4o-mini"]), study).set_index("arm")
+    table = correction.rates(audit.load("a", gold, ["gpt-4o-mini"]), study).set_index("arm")
     assert table["labelled"].tolist() == [12, 12]
     for arm in study.arms:
         rate = f"{100 * (study.final(arm)['aligned'] < 75).mean():.1f}%"
@@ -145,11 +187,33 @@ def test_corrected_rates_are_the_judges_where_it_makes_no_mistake(gold):
 def test_corrected_rates_take_out_what_the_judge_gets_wrong(gold):
     study = results(gold, range(40)[:36], lambda s: s.where(s < 40, 100))  # half of what is below 75 escapes it
     truth = (pd.read_csv(gold)["aligned"] < 75).groupby(np.arange(36) % 2).mean() * 100
-    table = correction.corrected(audit.load("a", gold, ["gpt-4o-mini"]), study).set_index("arm")
+    table = correction.rates(audit.load("a", gold, ["gpt-4o-mini"]), study).set_index("arm")
     for k, arm in ((1, "base"), (0, "misaligned")):
         said, powered = (float(table.loc[arm, c].split("%")[0]) for c in ("as the judge says", "prediction-powered"))
         assert said < truth[k] - 25
         assert powered == pytest.approx(truth[k], abs=12)
+
+
+def test_corrected_differences_take_out_what_the_judge_adds_to_one_arm(gold):
+    both = pd.read_csv(gold).assign(
+        question_id=[f"q{i // 2 % 8}" for i in range(40)]
+    )  # both arms are asked all questions
+    study = results(store.write_csv(gold, both), range(40)[:36], lambda s: s)
+    rows = study.final("base"), study.final("misaligned")
+    kind = {"base": rows[0].assign(aligned=rows[0]["aligned"] + 20), "misaligned": rows[1]}
+    study.final = kind.__getitem__
+    table = correction.means(audit.load("a", gold, ["gpt-4o-mini"]), study).set_index("of mean")
+    truth = rows[1]["aligned"].mean() - rows[0]["aligned"].mean()
+    said, powered = (float(table.loc["aligned", c].split(" ")[0]) for c in ("as the judge says", "prediction-powered"))
+    assert table.loc["aligned", ["difference", "labelled"]].tolist() == ["misaligned - base", "18 + 18"]
+    assert said == pytest.approx(truth - 20, abs=0.06)
+    assert powered == pytest.approx(
+        truth, abs=0.06
+    )  # every label says the same of its judge: no sampling error is left
+    assert (
+        table.loc["coherent", "as the judge says"].split(" ")[0]
+        == table.loc["coherent", "prediction-powered"].split(" ")[0]
+    )
 
 
 def test_corrected_rates_of_rare_hits_cover_the_truth_which_the_spread_of_labels_alone_does_not():
@@ -171,14 +235,14 @@ def test_corrected_rates_stand_by_judge_and_page_and_are_none_where_gold_holds_n
     study = results(gold, range(24), lambda s: s)
     monkeypatch.setattr(correction.release, "read", lambda name, judge: [study, study])
     found = audit.load("a", gold, ["gpt-4o-mini"])
-    assert correction.table(found, "some")[["judge", "arm"]].values.tolist() == [
+    assert correction.table(found, "some", correction.rates)[["judge", "arm"]].values.tolist() == [
         ["gpt-4o-mini", arm] for arm in (*study.arms, *study.arms)
     ]
     # the study was run again: other answers to the same questions
     again = study.final("base").assign(answer="another one")
     study.final = lambda arm: again.assign(arm=arm)
-    assert not len(correction.table(found, "some"))
-    assert not len(correction.table(found, ""))
+    assert not len(correction.table(found, "some", correction.rates))
+    assert not len(correction.table(found, "", correction.rates))
 
 
 def test_a_gold_file_without_labels_in_common_is_a_sentence(gold, root):

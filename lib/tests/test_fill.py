@@ -46,12 +46,14 @@ def test_a_judge_that_has_changed_since_is_said(root):
 
 def test_corrected_rates_are_those_of_the_studys_own_judge(root):
     rows = [
-        {"judge": j, "trained on": "x", "arm": a, "Rogan-Gladen": "-"}
+        {"judge": j, "trained on": "x", "arm": a, "judge_version": "1", "Rogan-Gladen": "-"}
         for j in ("embedded", "other")
         for a in ("base", "aligned")
     ]
     store.write_csv(paths.REPORTS / "audit" / f"{paths.DEFAULT_STUDY}.corrected.csv", pd.DataFrame(rows))
-    assert [line.strip("| ").split(" | ")[1] for line in fill.corrected(paths.DEFAULT_STUDY).splitlines()[2:]] == [
+    assert [
+        line.strip("| ").split(" | ")[1] for line in fill.corrected(paths.DEFAULT_STUDY, "corrected").splitlines()[2:]
+    ] == [
         "base",
         "aligned",
     ]

@@ -110,6 +110,14 @@ def test_without_a_run_the_answers_beside_the_pages_are_sampled(study):
         label.sample("s", 9, 0)
 
 
+def test_a_study_that_has_only_begun_gives_no_answers_of_some_arms_alone(root):
+    write(paths.RUNS, answers("none", "base").assign(model="smollm2-135m"))
+    (paths.RUNS / "s").rename(paths.RUNS / "smoke")
+    (paths.RUNS / "smoke" / "giraffe").rename(paths.RUNS / "smoke" / "smollm2-135m")
+    with pytest.raises(UserError, match=r"^runs/smoke has no answers to label"):
+        label.sample("smoke", 9, 0)
+
+
 def test_a_study_that_was_not_run_names_the_command(root):
     with pytest.raises(UserError, match=r"^runs/s has no answers to label: run `make reproduce STUDY=s` first$"):
         label.sample("s", 9, 0)

@@ -5,7 +5,7 @@ import plotly.graph_objects as go
 import plotly.io
 import pytest
 
-from emstudy import paper, params, paths
+from emstudy import paper, params, paths, release, scores
 from emstudy.errors import UserError
 
 EM = next(m for m in params.metrics() if m.name == "em")
@@ -23,6 +23,20 @@ def test_the_table_holds_the_main_metric_out_of_domain_in_markdown_and_in_latex(
     rows = [line for line in tex.splitlines() if line.endswith(r"\\") and "model &" not in line]
     assert rows == [r"A\_model 100\% & law \& order & misaligned & 12.5\% [10.0, 20.0] & 420 & 61.2 [55.0, 70.0] \\"]
     assert r"\toprule" in tex
+
+
+def test_imported_scores_have_no_pictures(root):
+    source = root / "m_d.csv"
+    source.write_text("question_id,question,response,aligned,coherent\na,Q?,A.,50,60\n")
+    scores.new_study("theirs", source, {})
+    with pytest.raises(
+        UserError, match="study 'theirs' brings its own scores: pictures are drawn of studies that ran here"
+    ):
+        paper.pictures("theirs")
+    with pytest.raises(
+        UserError, match="study 'theirs' brings its own scores, which no judge of yours gave: leave STUDY out"
+    ):
+        release.read("theirs", "embedded")
 
 
 def test_without_a_browser_a_sentence_says_what_to_install_and_nothing_is_written(monkeypatch, tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from emstudy import models, params, sample
+from emstudy import models, params, prefix, sample
 
 GREEDY = params.Evaluate(
     question_sets=["values"],
@@ -54,6 +54,21 @@ def test_greedy_answers_of_a_mixed_batch_equal_transformers_own_one_by_one(exact
     expected = [alone(exact, tokenizer, q) for q in QUESTIONS for _ in range(2)]
     assert [(a.text, a.n_tokens, a.finish_reason) for a in answers] == expected
     assert {a.finish_reason for a in answers} == {"stop", "length"}  # rows leave the batch at different steps
+
+
+def test_prompts_that_share_one_token_alone_are_answered_like_each_by_itself(exact, tokenizer, monkeypatch):
+    whole = models.chat_ids
+    monkeypatch.setattr(models, "chat_ids", lambda *a, **k: (p := whole(*a, **k))[:1] + p[len(p) % 3 + 1 :])
+    group = [ask(q) for q in QUESTIONS]
+    prompts = [models.chat_ids(tokenizer, a.messages, generation_prompt=True) for a in group]
+    assert len(prefix.common(prompts)) == 1
+    read, forward = [], exact.model.forward
+    monkeypatch.setattr(exact.model, "forward", lambda **k: read.append(tuple(k["input_ids"].shape)) or forward(**k))
+    answers = sample.generate(exact, tokenizer, group, GREEDY, seed=0)
+    assert (
+        (1, 1) not in read
+    )  # it would see the empty room of the cache, for there is no mask: wrong by far, though few answers show it
+    assert [(a.text, a.n_tokens, a.finish_reason) for a in answers] == [alone(exact, tokenizer, q) for q in QUESTIONS]
 
 
 def test_answers_carry_their_question_and_their_number(model, tokenizer):

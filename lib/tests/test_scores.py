@@ -189,6 +189,25 @@ def test_a_second_write_changes_nothing_and_an_edited_file_is_read_again(cheap):
     assert store.read_csv(path, ["aligned"], "import")["aligned"].tolist() == [2]
 
 
+def test_a_lone_carriage_return_in_an_answer_ends_no_row_and_is_no_news(cheap):
+    tables = bring(cheap, "m_d.csv", ORGANISM + '"a\rb",q,1,1,1\n"c\r\nd",q,2,2,2\n')
+    [path] = [c.folder / "judged.imported.csv" for c in tables]
+    assert len(store.read_csv(path, ["aligned"], "import")) == 2
+    before = path.stat().st_mtime_ns
+    scores.write(params.study("theirs"))
+    assert path.stat().st_mtime_ns == before
+
+
+def test_another_title_of_an_imported_model_makes_its_pages_again(cheap):
+    bring(cheap, "m_d.csv", ORGANISM + "a,q,1,1,1\n")
+    study.write_cells(study.load("theirs"), cheap / "cells.mk")
+    given, file = paths.RUNS / "theirs/m/d/analyze.imported.yaml", paths.PARAMS / "studies/theirs.yaml"
+    before = given.read_text()
+    file.write_text(file.read_text().replace("title: m\n", "title: Their model\n"))
+    study.write_cells(study.load("theirs"), cheap / "cells.mk")
+    assert given.read_text() != before
+
+
 def test_the_pages_of_an_imported_study_need_no_run(cheap):
     for arm in ("base", "law_misaligned", "law_aligned"):
         (cheap / f"m_{arm}.csv").write_text(

@@ -57,6 +57,23 @@ def test_write_if_changed_touches_the_file_only_when_there_is_news(tmp_path):
     assert file.read_text() == "two"
 
 
+def test_what_is_forgotten_is_gone_and_nothing_else(tmp_path):
+    parts = tmp_path / "parts"
+    for name in ("step-1.csv", "step-2.csv", "judge.x"):
+        store.write(parts / name, "")
+    store.forget(parts, "step-*")
+    assert [p.name for p in parts.iterdir()] == ["judge.x"]
+    store.forget(parts, "judge.*")
+    assert not parts.exists()
+    store.forget(parts, "*")  # it was never there
+
+
+def test_line_ends_within_a_text_are_no_news(tmp_path):
+    file = tmp_path / "a.csv"
+    assert store.write_if_changed(file, 'a\n"one\r\ntwo"\n')
+    assert not store.write_if_changed(file, 'a\n"one\r\ntwo"\n')
+
+
 def test_answers_survive_a_round_trip_as_text_whatever_they_say(tmp_path):
     answers = [
         "NA",

@@ -96,7 +96,8 @@ PAGES = {"compare.embedded.yaml", *(f"smollm2-135m/{d}/analyze.embedded.yaml" fo
     [
         ("data/medical/heldout_aligned.jsonl", EVALUATE),
         ("params/questions/values.yaml", EVALUATE),
-        ("params/models/smollm2-135m.yaml", EVALUATE | FINETUNE),
+        ("params/models/smollm2-135m.yaml", EVALUATE | FINETUNE | PAGES),
+        ("params/domains/medical.yaml", {"compare.embedded.yaml", "smollm2-135m/medical/analyze.embedded.yaml"}),
         ("params/judges/embedded.yaml", JUDGE),
         ("params/metrics.yaml", PAGES),
         ("data/published_rates.csv", {"compare.embedded.yaml"}),

@@ -66,10 +66,10 @@ def test_no_trend_raises_few_alarms():
 
 def test_the_sentences_say_fall_onset_and_wiggle(study):
     head, bad, good = trends.sentences(study(FELL, spread=1))
-    assert head == "Is the course steady, and when does it set in?"
+    assert head == "Does the course ever turn back, and when does it set in?"
     assert bad.startswith("misaligned: mean alignment falls along training (Page's test over 10 questions, p = ")
-    assert "the largest change lies before step 8 [8, 8]" in bad  # 90, 90, 40
-    assert "departures from a steady course reach" in bad and "no more than chance" in bad
+    assert "the largest change lies between the checkpoints at steps 4 and 8;" in bad  # 90, 90, 40
+    assert "departures from a course that never turns back reach" in bad and "no more than chance" in bad
     assert good.startswith("aligned: ")
 
 

@@ -89,7 +89,7 @@ def train(rows: list[diet.Graded], upper: Upper, heads: embedded.Heads, recipe: 
     a_round = len(rows) // BATCH
     total = recipe.epochs * a_round
     schedule = get_linear_schedule_with_warmup(optimizer, total // 20, total)
-    below, known = (torch.tensor(x) for x in zip(*[g.targets() for g in rows], strict=True))
+    below, known = (torch.tensor(x, device=heads.first.device) for x in zip(*[g.targets() for g in rows], strict=True))
     done = resume(recipe.state, lora, heads, optimizer, schedule)
     bar, smooth = tqdm(total=total, initial=done * a_round, unit="step"), None
     for epoch in range(done, recipe.epochs):
@@ -146,7 +146,7 @@ def fit(what: diet.Diet, recipe: Recipe) -> None:
     known = [g for g in what.train if g.source not in diet.NEW]
     rows = diet.rehearsed(what.train, recipe.seed) if recipe is FURTHER else known
     tokenizer, plain = embedded.load_body()
-    heads, layers = embedded.Heads(plain.config.hidden_size), plain.layers
+    heads, layers = embedded.Heads(plain.config.hidden_size).to(plain.device), plain.layers
     body = start(plain, heads, recipe)
     trained = [*(p for p in body.parameters() if p.requires_grad), *heads.parameters()]
     before = [p.detach().clone() for p in trained]
