@@ -101,9 +101,7 @@ def score(judge: params.Judge, gold: pd.DataFrame, folder: Path) -> pd.DataFrame
     for file, part in gold.groupby("file", sort=False):
         path = folder / f"{file}.{judge.name}.{asked}.csv"
         known = store.read_csv(path, judges.judged_columns(judge), "audit") if path.exists() else None
-        if known is None or not (
-            set(known["judge_version"]) == {judge.version} and known[TEXTS].equals(part[TEXTS].reset_index(drop=True))
-        ):
+        if known is None or not known[TEXTS].equals(part[TEXTS].reset_index(drop=True)):
             loaded, started = loaded or judges.load(judge), time.time()
             known = judges.judge_answers(loaded, part[store.ANSWERS].reset_index(drop=True))
             store.write_csv(path, known)

@@ -174,7 +174,7 @@ def repeated(audit: Audit, times: int, n: int = 64) -> pd.DataFrame:
 
 
 def attacks(audit: Audit) -> pd.DataFrame:
-    """How far hostile answers move each judge's first dimension, in points (hostile.movement); a judge's version is asked once."""
+    """How far hostile answers move each judge's first dimension, in points (hostile.movement); a judge is asked once."""
     asked, folder = hostile.answers(), paths.RUNS / "audit" / "hostile"
     found = [
         hostile.movement(score(params.judge(n), asked, folder), next(iter(audit.limits))).assign(judge=n)

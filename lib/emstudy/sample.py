@@ -91,9 +91,8 @@ def generate(
     prompts = [models.chat_ids(tokenizer, a.messages, generation_prompt=True) for a in group]
     cache = Cache(layers=[RoomyLayer() for _ in range(model.config.num_hidden_layers)])
     shared = prefix.common([p[:-1] for p in prompts])
-    shared = (
-        shared if len(shared) > 1 else []
-    )  # a single token is read without a mask, and would see the cache's empty room
+    if len(shared) == 1:  # it would be read without a mask, and see the cache's empty room
+        shared = []
     if shared:
         model.model(input_ids=torch.tensor([shared], device=device), past_key_values=cache)
         cache.batch_select_indices(torch.zeros(len(group), dtype=torch.long, device=device))
