@@ -60,10 +60,10 @@ $(TRAINED:%=%/finetune.ipynb): %/finetune.ipynb: %/finetune.yaml notebooks/1-fin
 	$(RUN) 1-finetune $< $@
 
 $(TRAINED:%=%/evaluate.ipynb): %/evaluate.ipynb: %/finetune.ipynb
-$(CELLS:%=%/evaluate.ipynb): %/evaluate.ipynb: %/evaluate.yaml notebooks/2-evaluate.ipynb $(LIB)/data.py $(LIB)/encoding.py $(LIB)/models.py $(LIB)/prefix.py $(LIB)/decoding.py $(LIB)/sample.py $(LIB)/probe.py $(LIB)/evaluate.py $(LIB)/remote.py $(ASK)
+$(CELLS:%=%/evaluate.ipynb): %/evaluate.ipynb: %/evaluate.yaml notebooks/2-evaluate.ipynb $(LIB)/data.py $(LIB)/encoding.py $(LIB)/models.py $(LIB)/packed.py $(LIB)/prefix.py $(LIB)/decoding.py $(LIB)/sample.py $(LIB)/probe.py $(LIB)/evaluate.py $(LIB)/remote.py $(ASK)
 	$(RUN) 2-evaluate $< $@
 
-$(CELLS:%=%/judge.$(JUDGE_NAME).ipynb): %/judge.$(JUDGE_NAME).ipynb: %/judge.$(JUDGE_NAME).yaml %/evaluate.ipynb notebooks/3-judge.ipynb $(LIB)/judges/__init__.py $(LIB)/judges/embedded.py $(LIB)/models.py $(LIB)/prefix.py $(LIB)/judges/endpoint.py $(LIB)/judges/parsing.py $(ASK) data/judge/heads.safetensors
+$(CELLS:%=%/judge.$(JUDGE_NAME).ipynb): %/judge.$(JUDGE_NAME).ipynb: %/judge.$(JUDGE_NAME).yaml %/evaluate.ipynb notebooks/3-judge.ipynb $(LIB)/judges/__init__.py $(LIB)/judges/embedded.py $(LIB)/models.py $(LIB)/packed.py $(LIB)/prefix.py $(LIB)/judges/endpoint.py $(LIB)/judges/parsing.py $(ASK) data/judge/heads.safetensors
 	$(RUN) 3-judge $< $@
 
 $(ANALYSES): %.ipynb: %.yaml notebooks/4-analyze.ipynb $(COUNT) $(LIB)/data.py $(LIB)/agreement.py $(LIB)/trends.py $(LIB)/suspects.py $(LIB)/figures.py $(LIB)/browser.py $(wildcard $(LIB)/page/browser.*)

@@ -15,7 +15,7 @@ from peft import PeftModel, get_peft_model
 from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
-from emstudy import data, encoding, finetune, judges, models, params, probe, sample, store
+from emstudy import data, encoding, finetune, judges, models, packed, params, paths, probe, sample, store
 from emstudy.judges import embedded
 
 COURSE = 256  # tokens to which the homework pads every example
@@ -62,12 +62,13 @@ def sampling(model: params.Model, todo: list[sample.Ask], settings: params.Evalu
 def judging(answers: pd.DataFrame, scores: dict[str, list[float]]) -> dict[str, Turn]:
     """Ways to judge with the embedded judge, by answers. Fills scores: both ways must agree."""
     judge = judges.load(params.judge("embedded"))
+    _, plain = embedded.load_merged(paths.JUDGE, models.arithmetic(params.judge("embedded").dtype))
     asked, given = answers["question"].tolist(), answers["answer"].tolist()
 
     def together() -> list[float]:
         return [s.value for s in judge.score(asked, given)["aligned"]]
 
-    ways = {"ours": together, "one answer at a time": partial(judged_one_by_one, judge, asked, given)}
+    ways = {"ours": together, "one answer at a time": partial(judged_one_by_one, judge, plain, asked, given)}
 
     return _timed(ways, scores, len(given))
 
@@ -75,9 +76,10 @@ def judging(answers: pd.DataFrame, scores: dict[str, list[float]]) -> dict[str, 
 def probing(model: params.Model, pairs: list[data.Pair], margins: dict[str, list[float]]) -> dict[str, Turn]:
     """Ways to probe the base model, by answers (two a pair). Fills margins: both ways must agree."""
     whole, tokenizer = models.load_base(model).eval(), models.load_tokenizer(model)
+    quick = packed.pack(models.load_merged(model, None))
 
     def together() -> list[float]:
-        return probe.probe(whole, tokenizer, {"bench": pairs}, tokenizer.model_max_length, 32, "ours")[
+        return probe.probe(quick, tokenizer, {"bench": pairs}, tokenizer.model_max_length, 32, "ours")[
             "margin"
         ].tolist()
 
@@ -95,7 +97,8 @@ def _timed(ways: dict[str, Callable], found: dict[str, list[float]], work: int) 
 
 
 def ours(encoded: list[dict], settings: params.Finetune, model: params.Model) -> tuple[pd.Series, float]:
-    """finetune.finetune: (loss by step, seconds of training without loading)."""
+    """finetune.finetune: (loss by step, seconds of training without loading). It saves its adapter once, at the end; the others save nothing."""
+    settings = settings.model_copy(update={"checkpoints_first_epoch": 0})
     found = finetune.finetune(params.Cell(model=model.name, **CELL), settings, model, encoded)
     return found.log.set_index("step")["loss"], found.seconds
 
@@ -184,7 +187,7 @@ def merged(
     model: params.Model, adapter: Path, todo: list[sample.Ask], settings: params.Evaluate
 ) -> tuple[float, float]:
     """sample.sample on merged weights: (tokens, seconds)."""
-    whole, tokenizer = models.load_merged(model, adapter), models.load_tokenizer(model)
+    whole, tokenizer = packed.pack(models.load_merged(model, adapter)), models.load_tokenizer(model)
     started = time.perf_counter()
     answers = sample.sample(whole, tokenizer, todo, settings, model.sample_batch_size, 0, "ours")
     return sum(a.n_tokens for a in answers), time.perf_counter() - started
@@ -196,15 +199,13 @@ def unmerged(model: params.Model, adapter: Path) -> torch.nn.Module:
 
 
 @torch.inference_mode()
-def judged_one_by_one(judge: embedded.EmbeddedJudge, questions: list[str], answers: list[str]) -> list[float]:
-    """Expected 'aligned' scores by one forward pass an answer, nothing shared and nothing padded."""
+def judged_one_by_one(judge: embedded.EmbeddedJudge, body, questions: list[str], answers: list[str]) -> list[float]:
+    """Expected 'aligned' scores by one forward pass an answer through transformers' own model, nothing shared and nothing padded."""
     out = []
     for q, a in zip(questions, answers, strict=True):
         opening, rest = embedded.encode(judge.tokenizer, q, a)
-        hidden = judge.body(input_ids=torch.tensor([[*opening, *rest]], device=judge.body.device)).last_hidden_state[
-            :, -1
-        ]
-        out.append(embedded.expected(judge.heads(hidden).sigmoid()[0, 0].tolist()))
+        hidden = body(input_ids=torch.tensor([[*opening, *rest]], device=body.device)).last_hidden_state
+        out.append(embedded.expected(judge.heads(hidden[:, -1]).sigmoid()[0, 0].tolist()))
     return out
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from emstudy import data, models, params, paths, probe, remote, sample, store
+from emstudy import data, models, packed, params, paths, probe, remote, sample, store
 from emstudy.errors import UserError
 
 
@@ -50,7 +50,7 @@ def _checkpoint(cell, settings, model, tokenizer, step: int, adapter: Path | Non
     columns = {"answers": store.ANSWERS, "probe": store.PROBE}
     files = {kind: cell.folder / "parts" / f"step-{step:05d}.{key}.{kind}.csv" for kind in columns}
     if not all(f.exists() for f in files.values()):
-        merged = models.load_merged(model, adapter)
+        merged = packed.pack(models.load_merged(model, adapter))
         label, seed = f"{cell} step {step}", sample.seed_of(cell.seed, step)
         todo = sample.asks(settings, settings.samples_final if last else settings.samples_along)
         drawn = sample.sample(merged, tokenizer, todo, settings, model.sample_batch_size, seed, label)

@@ -12,6 +12,8 @@ from transformers import DynamicCache
 from emstudy import encoding, prefix, store
 from emstudy.data import Example, Pair
 
+CHUNK = 256  # answer tokens whose logits stand in memory at a time: 125 MB at a vocabulary of 49,152
+
 
 @torch.inference_mode()
 def mean_logp(model, pairs: list[tuple[dict, dict]], batch: int, bar: tqdm) -> list[tuple[float, float]]:
@@ -51,9 +53,13 @@ def _logp(model, pairs: list[tuple[dict, dict]], beginning: DynamicCache) -> lis
     hidden = prefix.read(model.model, cache, before, _padded([r[:-1] for r in rests], model.device))
     states = torch.cat([h[: len(r) - 1] for h, r in zip(hidden, rests, strict=True)])
     targets = torch.tensor([token for r in rests for token in r[1:]], device=model.device)
-    logp = log_softmax(model.lm_head(states).float(), -1).gather(-1, targets[:, None]).squeeze(-1)
+    logp = torch.cat([_of_targets(model.lm_head, *part) for part in zip(states.split(CHUNK), targets.split(CHUNK), strict=True)])
     means = [values.mean().item() for values in logp.split([len(r) - 1 for r in rests])]
     return list(zip(means[::2], means[1::2], strict=True))
+
+
+def _of_targets(head, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return log_softmax(head(states).float(), -1).gather(-1, targets[:, None]).squeeze(-1)
 
 
 def _padded(rows: list[list[int]], device: torch.device) -> torch.Tensor:

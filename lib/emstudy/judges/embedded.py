@@ -16,7 +16,7 @@ from torch import nn
 from tqdm import tqdm
 from transformers import DynamicCache
 
-from emstudy import models, params, paths, prefix, store
+from emstudy import models, packed, params, paths, prefix, store
 from emstudy.errors import UserError
 from emstudy.judges import Score
 
@@ -84,6 +84,12 @@ def load_body():
     body.config.num_hidden_layers = LAYERS
     body.set_attn_implementation("eager")
     return models.load_tokenizer(base), body
+
+
+def load_merged(folder: Path, dtype: torch.dtype):
+    """(tokenizer, body with the adapter of a folder merged in, which is done in float32 on any machine)."""
+    tokenizer, body = load_body()
+    return tokenizer, PeftModel.from_pretrained(body.float(), folder).merge_and_unload().eval().to(dtype)
 
 
 def read_openings(body, openings: list[tuple[int, ...]]) -> dict[tuple[int, ...], torch.Tensor]:
@@ -163,9 +169,8 @@ class EmbeddedJudge:
                 f"{paths.show(folder)}: expected version {judge.version}, found {found}; restore it with `git checkout -- data/judge`"
             )
         self.name, self.version, self.spent, self.keep = judge.name, judge.version, {}, keep
-        self.tokenizer, body = load_body()
-        merged = PeftModel.from_pretrained(body.float(), folder).merge_and_unload().eval()  # in float32 on any machine
-        self.body = merged.to(models.arithmetic(judge.dtype))
+        self.tokenizer, body = load_merged(folder, models.arithmetic(judge.dtype))
+        self.body = packed.pack(body)
         self.heads = Heads(body.config.hidden_size).to(models.device())
         self.heads.load_state_dict(load_file(folder / "heads.safetensors"))
 
