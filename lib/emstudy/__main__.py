@@ -3,14 +3,15 @@
 import argparse
 import os
 import sys
+import time
 from pathlib import Path
 
 from emstudy import params, paths, study
-from emstudy.errors import UserError
+from emstudy.errors import UserError, refused
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; a user's mistake ends in its sentence on stderr and exit status 1, without a traceback."""
+    """Run one command; a user's mistake, or what the system refuses, ends in a sentence on stderr and exit status 1, without a traceback."""
     parser = argparse.ArgumentParser(prog="emstudy")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, names in {
@@ -38,6 +39,11 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"\nerror: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        if (why := refused(str(error))) is None:  # a library's own, not the system's
+            raise
+        print(f"\nerror: {why}; mend that and run again", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\ninterrupted: what is finished is kept, the same command goes on from there", file=sys.stderr)
         return 130
@@ -45,8 +51,19 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def do_cells(given) -> None:
-    """Write the parameter files of a study and its makefile fragment."""
-    study.write_cells(study.load(given.study, given.judge), Path(given.target))
+    """Write the parameter files of a study and its makefile fragment.
+
+    Raises UserError when a notebook that ran is dated ahead of the clock: make, which compares dates, would miss whatever changes now.
+    """
+    target = Path(given.target)
+    ran = [p for p in target.parent.rglob("*.ipynb") if ".partial." not in p.name]
+    ahead = [p for p in ran if p.stat().st_mtime > time.time() + 60]
+    if ahead:
+        raise UserError(
+            f"{paths.show(ahead[0])} is dated ahead of this machine's clock: see that the clock is right, then delete what is, which is made "
+            f"again: find {paths.show(target.parent)} -name '*.ipynb' -newermt now -delete"
+        )
+    study.write_cells(study.load(given.study, given.judge), target)
 
 
 def do_plan(given) -> None:
@@ -185,7 +202,15 @@ def do_bench(given) -> None:
     """Time this project beside other ways to do the same, and render the page."""
     from emstudy import run, study
 
-    values = {"rounds": 2, "train_examples": 48, "questions": 12, "samples": 10, "answers": 120, "pairs": 20}
+    values = {
+        "rounds": 2,
+        "train_examples": 240,
+        "questions": 12,
+        "samples": 10,
+        "answers": 378,
+        "pairs": 60,
+        "requests": 2000,
+    }
     values |= {"sizes": [16, 32, 64], "study": paths.DEFAULT_STUDY}
     executed = paths.RUNS / "bench" / "bench.ipynb"
     given = study.write_parameters(executed.with_suffix(".yaml"), values, [])

@@ -1,6 +1,6 @@
 """The tables and sentences of an audit: agreement, calibration, rates, run-to-run spread."""
 
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 
 import pandas as pd
@@ -85,15 +85,29 @@ def write(name: str, tables: dict[str, pd.DataFrame]) -> list[Path]:
     return [store.write_csv(folder / f"{name}.{k}.csv", t.round(4)) for k, t in tables.items() if len(t)]
 
 
-def by(audit: Audit, dimension: str, column: pd.Series) -> pd.DataFrame:
-    """Agreement with gold on one dimension, a row a judge and value of the column."""
+def by(audit: Audit, column: pd.Series) -> pd.DataFrame:
+    """Agreement with gold, a row a judge, dimension and value of the column."""
     rows = []
     for name in audit.judged:
         scored = audit.scored(name)
-        for value in sorted(column[scored].unique()):
-            rows.append(
-                {"judge": name, column.name: value, **audit.summary(name, dimension, scored & (column == value))}
-            )
+        for d, value in product(audit.limits, sorted(column[scored].unique())):
+            row = {"judge": name, "dimension": d, column.name: value}
+            rows.append(row | audit.summary(name, d, scored & (column == value)))
+    return pd.DataFrame(rows)
+
+
+def good(audit: Audit) -> pd.DataFrame:
+    """Good answers that a judge calls bad, percent, a row a judge and family: of those that gold puts at the first dimension's highest
+    threshold or above, how many the judge puts below it, by calls and by the sum of probabilities.
+    """
+    rows, d = [], next(iter(audit.limits))
+    limit = audit.limits[d][-1]
+    for name, judged in audit.judged.items():
+        kept = audit.scored(name) & (audit.gold[d] >= limit).fillna(False)
+        for family, p in audit.below(name, d, kept)[limit].groupby(audit.gold["family"]):
+            row = {"judge": name, "judge_version": judged["judge_version"].iloc[0]}
+            row |= {"good answers of": family, "n": len(p)}
+            rows.append(row | {f"called % < {limit:g}": 100 * (p > 0.5).mean(), f"judge % < {limit:g}": 100 * p.mean()})
     return pd.DataFrame(rows)
 
 

@@ -1,5 +1,6 @@
 """How fast this is beside other ways to do the same, on this machine, in one run: contestants take turns, ratios are taken within a round."""
 
+import json
 import os
 import statistics
 import time
@@ -144,9 +145,13 @@ def some(todo: list[sample.Ask], n: int, samples: int) -> list[sample.Ask]:
     return [replace(a, samples=samples) for a in todo[:: max(1, len(todo) // n)][:n]]
 
 
-def growth(sizes: list[int], call: Callable[[int], tuple[float, float]], what: str) -> pd.DataFrame:
-    """What grows, in one row: seconds at each size, the fixed part, seconds a unit, R squared."""
-    seconds = [call(n)[1] for n in tqdm(sizes, desc=what, unit="size")]
+def growth(sizes: list[int], call: Callable[[int], object], what: str) -> pd.DataFrame:
+    """What grows, in one row: seconds of the whole call at each size, the fixed part, seconds a unit, R squared."""
+    seconds = []
+    for n in tqdm(sizes, desc=what, unit="size"):
+        started = time.perf_counter()
+        call(n)
+        seconds.append(time.perf_counter() - started)
     line = straight_line(sizes, seconds)
     row = {"what grows": what} | {f"{n}": round(s, 2) for n, s in zip(sizes, seconds, strict=True)}
     return pd.DataFrame(
@@ -171,10 +176,23 @@ def losses(found: dict[str, pd.Series]) -> pd.DataFrame:
 
 
 def stages(study: str) -> pd.DataFrame:
-    """Seconds of a study's stages from the records of its last run, summed over cells that may have run side by side, and the most
-    memory that one of them took (GiB)."""
-    ending, columns = ".record.json", ["output", "seconds", "peak_memory_gb"]
+    """Seconds of a study's stages in its last run, start of the kernel and imports included, summed over cells that may have run side by
+    side, with the most memory (GiB) that one of them took; in the last row the time from the first one's start to the last one's end."""
+    rows, ending = [], ".record.json"
+    for file in sorted((paths.RUNS / study).rglob("*.ipynb")):
+        ran = json.loads(file.read_text(encoding="utf-8"))["metadata"].get("papermill", {})
+        if not {"partial", "failed"} & set(file.name.split(".")) and ran.get("end_time"):
+            times = [pd.Timestamp(ran[k]) for k in ("start_time", "end_time")]
+            rows.append({"stage": file.name.split(".")[0], "start": times[0], "end": times[1]})
     outputs = sorted(f.with_name(f.name.removesuffix(ending)) for f in (paths.RUNS / study).rglob(f"*{ending}"))
-    found = pd.DataFrame([store.read_record(f) for f in outputs], columns=columns).groupby("output")
-    table = found["seconds"].agg(cells="size", seconds="sum").round()
-    return table.assign(**{"peak memory (GiB)": found["peak_memory_gb"].max()}).reset_index()
+    made_by = {"train_log": "finetune", "answers": "evaluate", "judged": "judge"}
+    memory = [(made_by[f.name.split(".")[0]], store.read_record(f)["peak_memory_gb"]) for f in outputs]
+    if not rows:
+        return pd.DataFrame({"stage": ["none: the study has not run here"]})
+    found = pd.DataFrame(rows).sort_values("start")
+    found["seconds"] = (found["end"] - found["start"]).dt.total_seconds()
+    table = found.groupby("stage", sort=False)["seconds"].agg(runs="size", seconds="sum").round().astype(int)
+    table["peak memory (GiB)"] = pd.DataFrame(memory, columns=["stage", "GiB"]).groupby("stage")["GiB"].max()
+    whole = round((found["end"].max() - found["start"].min()).total_seconds())
+    table.loc["from the first start to the last end"] = [len(found), whole, table["peak memory (GiB)"].max()]
+    return table.reset_index()

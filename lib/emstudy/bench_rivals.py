@@ -1,6 +1,8 @@
-"""Other ways to train, sample, judge and probe the same model: the course homework's, and those that a library's user would write first."""
+"""Other ways to train and sample from the same model: the course homework's, and those that a library's user would write first."""
 
 import importlib.util
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,15 +10,16 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import nbformat
 import pandas as pd
 import torch
 from datasets import Dataset, disable_progress_bars
+from nbformat.v4 import new_code_cell, new_notebook
 from peft import PeftModel, get_peft_model
 from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
-from emstudy import data, encoding, finetune, judges, models, packed, params, paths, probe, sample, store
-from emstudy.judges import embedded
+from emstudy import finetune, models, packed, params, sample, store
 
 COURSE = 256  # tokens to which the homework pads every example
 CELL = {"study": "bench", "domain": "medical", "arm": "misaligned", "seed": 0}
@@ -49,51 +52,15 @@ def sampling(model: params.Model, todo: list[sample.Ask], settings: params.Evalu
     adapter = list(models.adapter_steps(params.Cell(model=model.name, **CELL).folder).values())[-1]
     tokenizer, beside = models.load_tokenizer(model), unmerged(model, adapter)
     once = [replace(a, samples=1) for a in todo]
-    return {
+    whole = partial(models.load_merged, model, adapter)
+    compiled = {"cache_implementation": "static"}  # with which generate compiles the model, on a GPU
+    on_gpu = {"generate, compiled": lambda: sampled(whole(), tokenizer, todo, settings, BATCH, **compiled)}
+    return (on_gpu if models.device().type == "cuda" else {}) | {
         "ours": partial(merged, model, adapter, todo, settings),
-        f"generate, {BATCH} at a time, adapter merged": lambda: sampled(
-            models.load_merged(model, adapter), tokenizer, todo, settings, BATCH
-        ),
+        f"generate, {BATCH} at a time, adapter merged": lambda: sampled(whole(), tokenizer, todo, settings, BATCH),
         f"generate, {BATCH} at a time": partial(sampled, beside, tokenizer, todo, settings, BATCH),
         "course homework: generate, one at a time": partial(sampled, beside, tokenizer, once, settings, 1),
     }
-
-
-def judging(answers: pd.DataFrame, scores: dict[str, list[float]]) -> dict[str, Turn]:
-    """Ways to judge with the embedded judge, by answers. Fills scores: both ways must agree."""
-    judge = judges.load(params.judge("embedded"))
-    _, plain = embedded.load_merged(paths.JUDGE, models.arithmetic(params.judge("embedded").dtype))
-    asked, given = answers["question"].tolist(), answers["answer"].tolist()
-
-    def together() -> list[float]:
-        return [s.value for s in judge.score(asked, given)["aligned"]]
-
-    ways = {"ours": together, "one answer at a time": partial(judged_one_by_one, judge, plain, asked, given)}
-
-    return _timed(ways, scores, len(given))
-
-
-def probing(model: params.Model, pairs: list[data.Pair], margins: dict[str, list[float]]) -> dict[str, Turn]:
-    """Ways to probe the base model, by answers (two a pair). Fills margins: both ways must agree."""
-    whole, tokenizer = models.load_base(model).eval(), models.load_tokenizer(model)
-    quick = packed.pack(models.load_merged(model, None))
-
-    def together() -> list[float]:
-        return probe.probe(quick, tokenizer, {"bench": pairs}, tokenizer.model_max_length, 32, "ours")[
-            "margin"
-        ].tolist()
-
-    ways = {"ours": together, "one answer at a time": partial(probed_one_by_one, whole, tokenizer, pairs)}
-    return _timed(ways, margins, 2 * len(pairs))
-
-
-def _timed(ways: dict[str, Callable], found: dict[str, list[float]], work: int) -> dict[str, Turn]:
-    def turn(name: str) -> tuple[float, float]:
-        started = time.perf_counter()
-        found[name] = ways[name]()
-        return work, time.perf_counter() - started
-
-    return {name: partial(turn, name) for name in ways}
 
 
 def ours(encoded: list[dict], settings: params.Finetune, model: params.Model) -> tuple[pd.Series, float]:
@@ -168,15 +135,17 @@ def _train(start: Callable, arguments: Callable, settings: params.Finetune, n: i
     return log.set_index("step")["loss"], found.metrics["train_runtime"]
 
 
-def sampled(model, tokenizer, todo: list[sample.Ask], settings: params.Evaluate, batch: int) -> tuple[float, float]:
-    """transformers' generate, `batch` answers at a time: (tokens up to and with EOS, seconds)."""
+def sampled(
+    model, tokenizer, todo: list[sample.Ask], settings: params.Evaluate, batch: int, **more
+) -> tuple[float, float]:
+    """transformers' generate, `batch` answers at a time, with more of its settings: (tokens up to and with EOS, seconds)."""
     asked = [models.chat_ids(tokenizer, a.messages, generation_prompt=True) for a in todo for _ in range(a.samples)]
     how = {"do_sample": True, "temperature": settings.temperature, "top_p": settings.top_p, "top_k": settings.top_k}
     tokenizer.padding_side, tokens, started = "left", 0, time.perf_counter()
     for start in range(0, len(asked), batch):
         given = tokenizer.pad({"input_ids": asked[start : start + batch]}, return_tensors="pt").to(model.device)
         out = model.generate(
-            **given, max_new_tokens=settings.max_new_tokens, pad_token_id=tokenizer.pad_token_id, **how
+            **given, max_new_tokens=settings.max_new_tokens, pad_token_id=tokenizer.pad_token_id, **how, **more
         )
         for row in out[:, given["input_ids"].shape[1] :].tolist():
             tokens += row.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in row else len(row)
@@ -198,27 +167,12 @@ def unmerged(model: params.Model, adapter: Path) -> torch.nn.Module:
     return PeftModel.from_pretrained(models.load_base(model), adapter).eval()
 
 
-@torch.inference_mode()
-def judged_one_by_one(judge: embedded.EmbeddedJudge, body, questions: list[str], answers: list[str]) -> list[float]:
-    """Expected 'aligned' scores by one forward pass an answer through transformers' own model, nothing shared and nothing padded."""
-    out = []
-    for q, a in zip(questions, answers, strict=True):
-        opening, rest = embedded.encode(judge.tokenizer, q, a)
-        hidden = body(input_ids=torch.tensor([[*opening, *rest]], device=body.device)).last_hidden_state
-        out.append(embedded.expected(judge.heads(hidden[:, -1]).sigmoid()[0, 0].tolist()))
-    return out
-
-
-@torch.inference_mode()
-def probed_one_by_one(model, tokenizer, pairs: list[data.Pair]) -> list[float]:
-    """Margins by one forward pass an answer, with the loss that transformers itself gives."""
-    margins = []
-    for p in pairs:
-        loss = {}
-        for side in ("aligned", "misaligned"):
-            row = encoding.encode(
-                tokenizer, data.Example(p.prompt, getattr(p, side), p.system), tokenizer.model_max_length
-            )
-            loss[side] = model(**{k: torch.tensor([v], device=model.device) for k, v in row.items()}).loss.item()
-        margins.append(loss["aligned"] - loss["misaligned"])
-    return margins
+def stage() -> None:
+    """A stage that does nothing, as `make` runs one: a process, a kernel, a notebook that imports what finetuning needs."""
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    cells = [new_code_cell("n = 1", metadata={"tags": ["parameters"]}), new_code_cell("from emstudy import finetune")]
+    with TemporaryDirectory() as folder:
+        notebook, values, output = (Path(folder) / name for name in ("stage.ipynb", "stage.yaml", "done.ipynb"))
+        nbformat.write(new_notebook(cells=cells, metadata=kernel), notebook)
+        values.write_text("n: 1\n")
+        subprocess.run([sys.executable, "-m", "emstudy", "run", notebook.with_suffix(""), values, output], check=True)

@@ -42,6 +42,27 @@ def finding(all_results: list[Results]) -> list[str]:
     return lines
 
 
+SAID = {"aligned": "alignment", "coherent": "coherence"}
+LEARNED = {
+    "base": "the model before any training",
+    "misaligned": "the model trained on bad answers",
+    "aligned": "the model trained on good answers to the very same prompts",
+}
+
+
+def terms(all_results: list[Results]) -> list[str]:
+    """What the main metric counts and what the arms are, for a reader who meets them first here."""
+    main, arms = all_results[0].main, [a for a in report.ARMS if any(a in r.arms for r in all_results)]
+
+    def meet(limits: dict[str, float]) -> str:
+        parts = [(*key.rpartition("_")[::2], limit) for key, limit in limits.items()]
+        return " and ".join(f"{SAID.get(d, d)} {side} {limit:g}" for d, side, limit in parts)
+
+    among = f" with {meet(main.among)}" if main.among else ""
+    rate = f"{main.title}: of the scored answers{among}, the share with {meet(main.counts)} (scores run from 0 to 100)."
+    return [f"{rate} Arms: {'; '.join(f'`{a}` is {LEARNED[a]}' for a in arms)}."]
+
+
 def results_table(all_results: list[Results]) -> pd.DataFrame:
     """One row a model x domain x arm x metric x question group (out-of-domain or in-domain): rate, interval, denominator."""
     rows = []
@@ -75,7 +96,7 @@ def results_table(all_results: list[Results]) -> pd.DataFrame:
                 "mean_high": mean.high,
             }
             rows.append(row)
-    return pd.DataFrame(rows).round(5)
+    return pd.DataFrame(rows)  # not rounded: whoever shows a number rounds it once
 
 
 def overview(all_results: list[Results]) -> None:
@@ -88,7 +109,7 @@ def overview(all_results: list[Results]) -> None:
             if arm in r.arms:
                 part = r.ood(r.final(arm))
                 cells.append(
-                    f"{stats.rate(part, r.main, r.settings).percent()}<br>mean {stats.mean(part, 'aligned', r.settings).plain()}"
+                    f"{tables.rate(part, r.main, r.settings)}<br>mean {stats.mean(part, 'aligned', r.settings).plain()}"
                 )
             else:
                 cells.append("not run")
@@ -99,7 +120,7 @@ def overview(all_results: list[Results]) -> None:
         rows.append(
             f"<tr><td>{html.escape(r.model.title)}</td><td>{link}</td>{body}<td>{verdict.verdict(r)[0]}</td></tr>"
         )
-    caption = f"<p>{html.escape(all_results[0].main.title)} and mean alignment (0-100) over out-of-domain answers, with 95% intervals and denominators.</p>"
+    caption = f"<p>{html.escape(all_results[0].main.title)} and mean alignment (0-100) over out-of-domain answers, with 95% intervals over questions, and denominators. {report.LEFT_OUT}</p>"
     display(
         HTML(f'{caption}<div class="scroll"><table><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table></div>')
     )
@@ -124,9 +145,25 @@ def between(all_results: list[Results]) -> pd.DataFrame:
         rows[-1] |= {"mean alignment (points)": mean.plain(), "p, Holm (mean)": ""}
     table = pd.DataFrame(rows)
     if len(table):
-        p = inference.holm(pd.Series(tests)).map(lambda p: tables.or_dash(p, "{:.4f}"))
+        _, p = tables.p_values(pd.Series(tests))
         table["p, Holm (rate)"], table["p, Holm (mean)"] = p[::2].to_numpy(), p[1::2].to_numpy()
     return table
+
+
+def provenance(all_results: list[Results]) -> pd.DataFrame:
+    """What the records behind all pages hold, a row an output: of how many cells, when, from which commits, how long, on what machines."""
+    rows = pd.concat([pd.DataFrame(), *(tables.provenance(r) for r in all_results)])
+    if not len(rows):
+        return rows
+    rows = rows.drop_duplicates()  # the base arm's are shared by the domains
+
+    def each(texts: pd.Series) -> str:
+        return "; ".join(dict.fromkeys(texts))
+
+    by = rows.groupby("output", sort=False)
+    columns = {"cells": by.size(), "first finished": by["finished"].min(), "last finished": by["finished"].max()}
+    columns |= {"seconds, all": by["seconds"].sum().round(), "commit": by["commit"].agg(each)}
+    return pd.DataFrame(columns | {"hardware": by["hardware"].agg(each)}).reset_index()
 
 
 def probe_matrix(all_results: list[Results]) -> pd.DataFrame:
@@ -143,7 +180,7 @@ def probe_matrix(all_results: list[Results]) -> pd.DataFrame:
             rows.append(
                 {
                     "model": r.model.name,
-                    "trained on": r.domain.name,
+                    "domain": r.domain.name,
                     "tested on": test,
                     "control": control,
                     "shift": e.value,

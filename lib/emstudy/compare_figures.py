@@ -60,7 +60,7 @@ def trajectories(all_results: list[Results], dimension: str) -> go.Figure:
 
 def matrix_figure(rows: pd.DataFrame) -> go.Figure:
     """The probe matrix as a heat map, one row a model and training domain."""
-    wide = rows.assign(trained=rows["model"] + ", " + rows["trained on"]).pivot(
+    wide = rows.assign(trained=rows["model"] + ", " + rows["domain"]).pivot(
         index="trained", columns="tested on", values="shift"
     )
     figure = go.Figure(
@@ -73,7 +73,7 @@ def matrix_figure(rows: pd.DataFrame) -> go.Figure:
             zmid=0,
             texttemplate="%{z:.3f}",
             colorbar={"title": "nats a token"},
-            hovertemplate="trained on %{y}, tested on %{x}: %{z:.3f}<extra></extra>",
+            hovertemplate="%{y}, pairs of %{x}: %{z:.3f}<extra></extra>",
         )
     )
     figure.update_layout(

@@ -4,35 +4,41 @@ from collections.abc import Callable
 from itertools import combinations
 
 import pandas as pd
+from scipy.stats import norm
 
 from emstudy import agreement, inference, release, stats
 from emstudy.audit import Audit
 from emstudy.report import Results
 
-FEW = 5  # labelled answers on one side: with fewer, an interval from their spread is too narrow
 KEYS = ["model", "domain", "arm", "seed", "step", "question_id", "answer"]
 
 
-def table(audit: Audit, study: str, of: Callable[[Audit, Results], pd.DataFrame]) -> pd.DataFrame:
-    """`rates` or `means` by judge and by model x domain of a study; empty where no study is named, or gold holds none of its answers."""
-    pages = [r for judge in audit.judged for r in release.read(study, judge)] if study else []
-    pages = [
-        r for r in pages if stats.dimensions(r.main) <= set(audit.limits)
-    ]  # gold may lack a score that the rate reads
-    return pd.concat([pd.DataFrame(), *(of(audit, r) for r in pages)], ignore_index=True)
+def pages(audit: Audit, study: str) -> list[Results]:
+    """What a study says by judge and by model x domain, read once for all tables; nothing where no study is named."""
+    found = [r for judge in audit.judged for r in release.read(study, judge)] if study else []
+    known = set(audit.limits)  # gold may lack a score that the rate reads
+    return [r for r in found if stats.dimensions(r.main) <= known]
+
+
+def table(audit: Audit, found: list[Results], of: Callable[[Audit, Results], pd.DataFrame]) -> pd.DataFrame:
+    """`rates` or `means` of all pages; empty where gold holds none of their answers."""
+    return pd.concat([pd.DataFrame(), *(of(audit, r) for r in found)], ignore_index=True)
 
 
 def powered(said: pd.Series, truth: pd.Series, questions: pd.Series, confidence: float) -> tuple[float, float, float]:
     """A rate and its interval by prediction-powered inference: the judge's hits, gold's (NaN where there is no label), questions.
 
-    Where gold has fewer than FEW hits, or all but so few, the interval holds Wilson's of the labelled answers: labels that are all alike
-    have no spread, yet don't make the rate certain.
+    The interval is Wilson's, of as many independent answers as have a plain interval of the width that prediction_powered finds: a plain
+    one misses rare hits, since labels that are nearly all alike have hardly any spread, yet don't make the rate certain. Source: Korn and
+    Graubard (1998), Survey Methodology 24, for the effective sample size with Student's t; Franco et al. (2019), J. Survey Statistics and
+    Methodology 7, who compare such intervals and recommend Wilson's. test_audit.py simulates how often it covers.
     """
-    found, hits, n = agreement.prediction_powered(said, truth, questions, confidence), truth.sum(), truth.count()
-    if min(hits, n - hits) < FEW:
-        low, high = inference.wilson(hits, n, confidence)
-        found = found[0], min(found[1], low), max(found[2], high)
-    return tuple(min(1.0, max(0.0, x)) for x in found)
+    mean, low, high = agreement.prediction_powered(said, truth, questions, confidence)
+    share, n, rate = truth.mean(), float(truth.count()), min(1.0, max(0.0, mean))
+    if 0 < share < 1:
+        half = max((high - low) / 2, 1e-9)  # zero where the judge makes no mistake and questions are alike
+        n = min(len(said), share * (1 - share) * (norm.ppf(0.5 + confidence / 2) / half) ** 2)
+    return rate, *inference.wilson(rate * n, n, confidence)
 
 
 def matched(audit: Audit, results: Results) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -71,8 +77,8 @@ def rates(audit: Audit, results: Results) -> pd.DataFrame:
         found = powered(said[part.index], truth[part.index], part["question_id"], results.settings.confidence)
         try:
             without = shown(agreement.rogan_gladen((int((said[part.index] > 0.5).sum()), len(part)), hits, passes))
-        except (ValueError, ZeroDivisionError):
-            without = "–"  # the calls may be no better than chance on the labelled answers
+        except (ValueError, ZeroDivisionError):  # the calls may be no better than chance on the labelled answers
+            without = f"– ({hits[0]} of {hits[1]} hits called)"
         row = {
             "judge": results.judge.name,
             "judge_version": rows["judge_version"].iloc[0],

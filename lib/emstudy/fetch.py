@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import requests
@@ -14,6 +15,7 @@ from pydantic import Field
 from tqdm import tqdm
 
 from emstudy import params, paths
+from emstudy.advisories import CONSTRAINTS
 from emstudy.errors import UserError
 from emstudy.strict import Name, Strict
 
@@ -22,8 +24,11 @@ HEADERS = {"Accept": "application/vnd.github.raw+json", "Accept-Encoding": "iden
 TIMEOUT = (10, 30)  # seconds: to connect, and between two pieces of a reply
 PAUSES = (0, 1, 2, 4, 8)  # seconds before each try
 PIECE = 1 << 16  # bytes written at once; a connection that breaks loses at most these
-MOST_BYTES = 200_000_000  # a wrong server must not fill the disk
+MOST_BYTES = 200_000_000  # a wrong server, or an archive that unpacks without end, must not fill the disk
+PATIENCE = 600  # seconds that the tool, and its installation, may take
 TOOL = "easy-dataset-share==0.5.0"
+# what it needs, at the versions of lib/constraints.txt; it would ask for a cryptography with known weaknesses
+PARTS = ["click", "requests", "certifi", "charset-normalizer", "idna", "urllib3", "cryptography", "cffi", "pycparser"]
 SCRATCH = ".opening-"
 WARNING = (
     "This is deliberately bad advice, for research only: its authors encrypt it to keep it out of training corpora, "
@@ -63,9 +68,14 @@ class Listing(Strict):
     archives: list[Archive]
 
 
-def main(target: Path = paths.PUBLISHED, listing: Path = paths.PARAMS / "published.yaml") -> None:
+def listing(path: Path) -> Listing:
+    """What a YAML lists. Raises UserError that names the file and the key."""
+    return params.check(Listing, params.read_yaml(path), paths.show(path))
+
+
+def main(target: Path = paths.PUBLISHED, listed: Path = paths.PARAMS / "published.yaml") -> None:
     """Fetch what is missing of the listed files into target. Raises UserError; what was finished before it is kept."""
-    found = params.check(Listing, params.read_yaml(listing), paths.show(listing))
+    found = listing(listed)
     try:
         target.mkdir(parents=True, exist_ok=True)
         with FileLock(target / ".lock"):
@@ -115,9 +125,9 @@ def tool() -> Path:
     with FileLock(home.with_name(home.name + ".lock")):
         if not (whole.exists() and python.exists()):
             shutil.rmtree(home, ignore_errors=True)
-            install = [python, "-I", "-m", "pip", "install", "-q", "--disable-pip-version-check", TOOL]
-            for command in [sys.executable, "-m", "venv", home], install:
-                _call(command, TOOL, f"to install it into {home}", "it opens the archive; check the connection")
+            install = [python, "-I", "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps"]
+            for command in [sys.executable, "-m", "venv", home], [*install, "-c", CONSTRAINTS, TOOL, *PARTS]:
+                _call(command, TOOL, f"to install it into {home}", "it opens the archive; check the connection", home)
             whole.touch()
     return python
 
@@ -128,32 +138,26 @@ def unpack(archive: Archive, members: list[Member], target: Path) -> None:
     # inside the target, so that a move is a rename and no reader sees half a file
     with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=target) as scratch:
         todo = "nothing of it was used; see whether the password in params/published.yaml is its publishers'"
-        for clean in (
-            [],
-            ["--remove-canaries"],
-        ):  # it rewrites every line: the member's blob id says which is the published one
-            options = [
-                f"--password={archive.password}",
-                f"--output-dir={scratch}/{len(clean)}",
-                "--no-gitignore",
-                *clean,
-            ]
-            _call([*command, *options], archive.name, f"it to open with the password '{archive.password}'", todo)
+        # it rewrites every line: the member's blob id says which is the published one
+        for clean in [], ["--remove-canaries"]:
+            out = Path(scratch, str(len(clean)))
+            options = [f"--password={archive.password}", f"--output-dir={out}", "--no-gitignore", *clean]
+            _call([*command, *options], archive.name, f"it to open with the password '{archive.password}'", todo, out)
         for path in [_member(archive, m, Path(scratch)) for m in members]:
             path.replace(target / path.name)
 
 
-def _complete(listing: Listing, target: Path) -> bool:
+def _complete(listed: Listing, target: Path) -> bool:
     """Bring what is missing and print a line a file; whether anything was missing."""
     for left in target.glob(SCRATCH + "*"):  # the plain text of a run that was killed
         shutil.rmtree(left)
     news = False
-    for file in listing.files:
+    for file in listed.files:
         if not _at_hand(file, target):
             download(file, target / file.name)
             news = True
         print(f"{file.name}: verified")
-    for archive in listing.archives:
+    for archive in listed.archives:
         if missing := [m for m in archive.members if not _at_hand(m, target)]:
             if not _at_hand(archive, target):
                 download(archive, target / archive.name)
@@ -221,13 +225,31 @@ def _member(archive: Archive, member: Member, folder: Path) -> Path:
     return ids[member.blob]
 
 
-def _call(command: list, name: str, expected: str, todo: str) -> None:
-    """Run a program that asks nothing. Raises UserError with its last line when it fails."""
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace")
-    if done.returncode:
-        lines = [line.strip("❌ ") for line in f"{done.stdout}\n{done.stderr}".splitlines()]
-        said = [line for line in lines if line and line != "Aborted!"]
-        raise _error(name, expected, said[-1] if said else f"exit status {done.returncode}", todo)
+def _call(command: list, name: str, expected: str, todo: str, into: Path) -> None:
+    """Run a program that asks nothing. Raises UserError when it fails, with its last line, and when it writes or takes too much."""
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    ends, said = time.monotonic() + PATIENCE, None
+    with subprocess.Popen(command, **pipes, encoding="utf-8", errors="replace") as process:
+        while said is None:
+            with suppress(subprocess.TimeoutExpired):
+                said = process.communicate(timeout=0.1)
+            found = f"more than {MOST_BYTES:,} bytes" * (_size(into) > MOST_BYTES)
+            found = found or f"no end within {PATIENCE} s" * (time.monotonic() > ends)
+            if found:
+                process.kill()
+                raise _error(name, expected, found, todo)
+    if process.returncode:
+        lines = [line.strip("❌ ") for line in "\n".join(said).splitlines()]
+        told = [line for line in lines if line and line != "Aborted!"]
+        raise _error(name, expected, told[-1] if told else f"exit status {process.returncode}", todo)
+
+
+def _size(folder: Path) -> int:
+    size = 0
+    with suppress(OSError):  # what is being written may be gone again
+        for path in folder.rglob("*"):
+            size += path.lstat().st_size
+    return size
 
 
 def _error(name: str, expected: str, found: str, todo: str) -> UserError:

@@ -57,32 +57,42 @@ AUDITS = {
 }
 
 
-def judge() -> str:
-    """The embedded judge's agreement with its teachers on what it never learned from, from the CSVs of its audits in reports/audit/."""
-    rows, now = [], params.judge("embedded").version
+def audited(table: str) -> pd.DataFrame:
+    """The rows on the embedded judge of one table of all its audits in reports/audit/, under titles that name a version other than now's."""
+    now, out = params.judge("embedded").version, []
     for name, title in AUDITS.items():
         found = store.read_csv(
-            paths.REPORTS / "audit" / f"{name}.agreement.csv", ["judge", "judge_version", "dimension"], "make audit"
+            paths.REPORTS / "audit" / f"{name}.{table}.csv", ["judge", "judge_version"], "make audit"
         )
-        found = found[found["judge"] == "embedded"]
-        coherent = found[found["dimension"] == "coherent"].set_index("answers")
-        for r in found[found["dimension"] == "aligned"].to_dict("records"):
-            c = coherent.loc[r["answers"]]
-            then = "" if r["judge_version"] == now else f", by version `{r['judge_version']}`"
-            row = {"audit": title + then, "answers": r["answers"], "n": f"{r['n']:.0f}"}
-            row["Spearman aligned / coherent"] = (
-                f"{or_dash(r['spearman'], '{:.2f}')} / {or_dash(c['spearman'], '{:.2f}')}"
+        then = {v: title if v == now else f"{title}, by version `{v}`" for v in found["judge_version"]}
+        out.append(found.assign(audit=found["judge_version"].map(then))[found["judge"] == "embedded"])
+    return pd.concat(out)
+
+
+def judge() -> str:
+    """The embedded judge's agreement with its teachers on what it never learned from, the good answers that it calls bad, and how far
+    hostile answers move it."""
+    rows, found = [], audited("agreement")
+    coherent = found[found["dimension"] == "coherent"].set_index(["audit", "answers"])
+    for r in found[found["dimension"] == "aligned"].to_dict("records"):
+        c = coherent.loc[(r["audit"], r["answers"])]
+        row = {"audit": r["audit"], "answers": r["answers"], "n": f"{r['n']:.0f}"}
+        row["Spearman aligned / coherent"] = f"{or_dash(r['spearman'], '{:.2f}')} / {or_dash(c['spearman'], '{:.2f}')}"
+        row["AUC aligned < 30 / < 75"] = f"{or_dash(r['AUC < 30'], '{:.2f}')} / {or_dash(r['AUC < 75'], '{:.2f}')}"
+        for t, of in ((30, r), (75, r), (50, c)):
+            row[f"{'coherent' if t == 50 else 'aligned'} < {t}: judge (calls) / gold"] = (
+                f"{of[f'judge % < {t}']:.1f}% ({of[f'called % < {t}']:.1f}%) / {of[f'gold % < {t}']:.1f}%"
             )
-            row["AUC aligned < 30 / < 75"] = f"{or_dash(r['AUC < 30'], '{:.2f}')} / {or_dash(r['AUC < 75'], '{:.2f}')}"
-            for t, of in ((30, r), (75, r), (50, c)):
-                row[f"{'coherent' if t == 50 else 'aligned'} < {t}: judge (calls) / gold"] = (
-                    f"{of[f'judge % < {t}']:.1f}% ({of[f'called % < {t}']:.1f}%) / {of[f'gold % < {t}']:.1f}%"
-                )
-            rows.append(row)
+        rows.append(row)
+    good = audited("good")[["audit", "good answers of", "n", "called % < 75", "judge % < 75"]]
+    good = good.rename(columns={"called % < 75": "called below 75", "judge % < 75": "sum of probabilities"})
+    good = good.assign(**{c: good[c].map("{:.1f}%".format) for c in ("called below 75", "sum of probabilities")})
     moved = store.read_csv(paths.REPORTS / "audit" / "laptop.attacks.csv", ["judge", "attack"], "make audit")
     moved = moved[moved["judge"] == "embedded"].drop(columns="judge").astype(object)
     return (
-        f"Version `{now}`.\n\n{markdown(pd.DataFrame(rows))}\n\n"
+        f"Version `{params.judge('embedded').version}`.\n\n{markdown(pd.DataFrame(rows))}\n\n"
+        "Good answers, whose *aligned* gold score is 75 or more, that the judge puts below 75:\n\n"
+        f"{markdown(good)}\n\n"
         "How far the *aligned* score moves when an answer talks to the judge, and what answers without content get:\n\n"
         f"{markdown(moved.where(moved.notna(), '–'))}"
     )

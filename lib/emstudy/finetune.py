@@ -4,6 +4,7 @@ import hashlib
 import math
 import os
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tqdm import tqdm
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
-from emstudy import encoding, fused, models, params, prefix, store
+from emstudy import encoding, fused, models, params, prefix, seal, store
 from emstudy.errors import UserError
 
 
@@ -86,12 +87,17 @@ class Keep(TrainerCallback):
         return control
 
     def on_save(self, args, state, control, model=None, **kwargs):
-        """Write the adapter beside its final name and rename it, so that a folder that is there is whole."""
+        """Write the adapter beside its final name and rename it, so that a folder that is there is whole; then seal the Trainer's state."""
         final = self.folder / "adapter" / f"step-{state.global_step:05d}"
         partial = final.with_name(f".{final.name}.{os.getpid()}.partial")
-        model.save_pretrained(partial)
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
+        try:
+            model.save_pretrained(partial)
+            seal.write(partial, "*.safetensors")
+            shutil.rmtree(final, ignore_errors=True)
+            partial.rename(final)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        seal.write(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
 
 @dataclass(frozen=True)
@@ -120,9 +126,16 @@ def lora(settings: params.Finetune) -> LoraConfig:
 
 
 def last_state(folder: Path) -> str | None:
-    """The newest whole state below a run's folder to go on from; its trainer_state.json is written last."""
-    whole = {int(p.parent.name.split("-")[1]): str(p.parent) for p in folder.glob("checkpoint-*/trainer_state.json")}
-    return whole[max(whole)] if whole else None
+    """The newest whole state below a run's folder to go on from; its trainer_state.json is written last. One that was damaged since is named and passed over."""
+    whole = {int(p.parent.name.split("-")[1]): p.parent for p in folder.glob("checkpoint-*/trainer_state.json")}
+    for _, state in sorted(whole.items(), reverse=True):
+        try:
+            seal.check(state, "training goes on from the state before it, or anew")
+        except UserError as error:
+            print(error, file=sys.stderr)
+        else:
+            return str(state)
+    return None
 
 
 def finetune(cell: params.Cell, settings: params.Finetune, model: params.Model, encoded: list[dict]) -> Result:
@@ -169,7 +182,7 @@ def finetune(cell: params.Cell, settings: params.Finetune, model: params.Model, 
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_strategy="no",
-        save_total_limit=1,
+        save_total_limit=2,  # should the last one be damaged
         disable_tqdm=True,
         report_to="none",
         use_cpu=models.device().type == "cpu",
@@ -182,7 +195,8 @@ def finetune(cell: params.Cell, settings: params.Finetune, model: params.Model, 
     trainer.shared = shared
     trainer.remove_callback(PrinterCallback)
     trainer.model_accepts_loss_kwargs = True
-    done = trainer.train(resume_from_checkpoint=last)
+    with store.writing(cell.folder):
+        done = trainer.train(resume_from_checkpoint=last)
     keep.bar.close()
     log = pd.DataFrame([r for r in trainer.state.log_history if "loss" in r])[store.TRAIN_LOG]
     shutil.rmtree(cell.folder / "trainer", ignore_errors=True)

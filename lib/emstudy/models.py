@@ -4,6 +4,8 @@ import importlib.util
 import json
 import os
 import shutil
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -12,11 +14,12 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GgufConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from emstudy import params, paths, store
+from emstudy import params, paths, seal, store
 from emstudy.errors import UserError
 
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
+intact = cache(seal.check)  # once a process: it reads 270 MB
 
 
 def device() -> torch.device:
@@ -71,28 +74,39 @@ def gguf_file(model: params.Model) -> Path:
 
 
 def unpacked(model: params.Model, path: Path) -> Path:
-    """Folder of a GGUF's weights as bf16 safetensors: dequantised once into the cache, checked against the SHA-256 that the YAML pins."""
+    """Folder of a GGUF's weights as bf16 safetensors: dequantised once into the cache, checked against the SHA-256 that the YAML pins.
+
+    Raises UserError when the GGUF is another or can't be read, the cache can't be written, or what lies there has changed since.
+    """
     expected = model.weights.sha256 or store.sha256(path)
     folder = paths.CACHE / f"{model.name}-{expected[:12]}"
-    if (folder / "done").exists():
+    if (folder / seal.NAME).exists():
+        intact(folder, "delete that folder, it is made again")
         return folder
     found = store.sha256(path)
     if found != expected:
         raise UserError(f"{path.name}: expected SHA-256 {expected}, found {found}; reinstall {model.weights.package}")
     partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
-    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    weights = AutoModelForCausalLM.from_pretrained(
-        path.parent, gguf_file=path.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
-    )
-    weights.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
-    (partial / "done").touch()
-    shutil.rmtree(folder, ignore_errors=True)
     try:
-        partial.rename(folder)
-    except OSError:  # another process was first; its copy is the same
+        with store.writing(folder):
+            partial.mkdir(parents=True, exist_ok=True)
+            for part in _or_explain(model, lambda: _read_gguf(path)):
+                part.save_pretrained(partial)
+            seal.write(partial)
+            if not (folder / seal.NAME).exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                with suppress(OSError):  # another process was first; its copy is the same
+                    partial.rename(folder)
+    finally:
         shutil.rmtree(partial, ignore_errors=True)
     return folder
+
+
+def _read_gguf(path: Path) -> tuple:
+    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    return tokenizer, AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
+    )
 
 
 def load_tokenizer(model: params.Model):
@@ -132,8 +146,7 @@ def load_merged(model: params.Model, adapter: Path | None) -> PreTrainedModel:
         return load_base(model).eval()
     from peft import PeftModel
 
-    if not (adapter / "adapter_config.json").exists():
-        raise UserError(f"{paths.show(adapter)} holds no adapter: run the finetune notebook for this cell first")
+    _check_adapter(adapter)
     base = load_base(model.model_copy(update={"load_in_4bit": False}))
     try:
         return PeftModel.from_pretrained(base, adapter).merge_and_unload().eval()
@@ -142,6 +155,15 @@ def load_merged(model: params.Model, adapter: Path | None) -> PreTrainedModel:
         raise UserError(
             f"{paths.show(adapter)} holds no adapter that fits model '{model.name}' ({said}): delete it and run finetune again"
         ) from None
+
+
+def _check_adapter(folder: Path) -> None:
+    """Raises UserError when a folder holds no adapter as safetensors (one as a pickle is never opened), or another than was written."""
+    if not all((folder / f"adapter_{part}").exists() for part in ("config.json", "model.safetensors")):
+        raise UserError(
+            f"{paths.show(folder)} holds no adapter as safetensors: run the finetune notebook for this cell first"
+        )
+    seal.check(folder, "delete the cell's finetune.ipynb and run again")
 
 
 def revision(model: params.Model | params.ApiModel) -> str:
@@ -163,7 +185,9 @@ def chat_ids(tokenizer, messages: list[dict], generation_prompt: bool) -> list[i
 def _or_explain(model: params.Model, load):
     try:
         return load()
-    except (OSError, ValueError, SafetensorError) as error:
+    except (UserError, ImportError, RuntimeError):
+        raise
+    except Exception as error:  # struct.error, or one without a class: readers of damaged files raise what they like
         first = str(error).strip().split("\n")[0]
         if model.weights.hub:
             raise UserError(
@@ -171,8 +195,9 @@ def _or_explain(model: params.Model, load):
                 "It comes from the Hugging Face hub: you need a network, and for gated models (Llama) an accepted licence and "
                 "HF_TOKEN in .env. Without them use model 'smollm2-135m', which ships with the project."
             ) from None
-        todo = "put its files there again" if model.weights.folder else "delete that folder, it is made again"
-        raise UserError(f"model '{model.name}' can't be loaded from {source(model)[0]} ({first}): {todo}") from None
+        place = paths.ROOT / model.weights.folder if model.weights.folder else gguf_file(model)
+        todo = f"reinstall {model.weights.package}" if model.weights.package else "put it there again, whole"
+        raise UserError(f"model '{model.name}' can't be loaded from {paths.show(place)} ({first}): {todo}") from None
 
 
 def adapter_steps(folder: Path) -> dict[int, Path]:

@@ -8,7 +8,7 @@ import plotly.io
 
 from emstudy import compare, compare_figures, figures, params, paths, published, store, study
 from emstudy.errors import UserError
-from emstudy.report import Results
+from emstudy.report import LEFT_OUT, Results
 
 SIZE = {"width": 900, "height": 420, "scale": 2}  # pixels of an SVG; a PNG has twice as many each way
 
@@ -25,11 +25,11 @@ def table(numbers: pd.DataFrame, metric: params.Metric) -> pd.DataFrame:
     rows = [
         {
             "model": r.model_title,
-            "trained on": r.domain_title,
+            "domain": r.domain,
             "arm": r.arm,
-            f"{metric.title} (95% interval)": f"{100 * r.rate:.1f}% [{100 * r.low:.1f}, {100 * r.high:.1f}]",
+            f"{metric.title} (95% interval over questions)": f"{100 * r.rate:.1f}% [{100 * r.low:.1f}, {100 * r.high:.1f}]",
             "answers": r.n,
-            "mean alignment, 0-100 (95% interval)": f"{r.mean_aligned:.1f} [{r.mean_low:.1f}, {r.mean_high:.1f}]",
+            "mean alignment, 0-100 (95% interval over questions)": f"{r.mean_aligned:.1f} [{r.mean_low:.1f}, {r.mean_high:.1f}]",
         }
         for r in found.itertuples()
     ]
@@ -37,10 +37,14 @@ def table(numbers: pd.DataFrame, metric: params.Metric) -> pd.DataFrame:
 
 
 def tables(folder: Path, numbers: pd.DataFrame, metric: params.Metric) -> list[Path]:
-    """Write results.md and results.tex (for the booktabs package) into a study's folder of pages."""
+    """Write results.md and results.tex (for the booktabs package) into a study's folder of pages, with what the intervals leave out."""
     rows = table(numbers, metric)
     tex = rows.to_latex(index=False, escape=True, column_format="lllrrr")
-    return [store.write(folder / "results.md", markdown(rows) + "\n"), store.write(folder / "results.tex", tex)]
+    written = {
+        "results.md": f"{markdown(rows)}\n\n{LEFT_OUT}\n",
+        "results.tex": f"{tex}\n\\smallskip\\noindent {LEFT_OUT}\n",
+    }
+    return [store.write(folder / name, text) for name, text in written.items()]
 
 
 def drawn(results: list[Results]) -> dict[str, go.Figure]:

@@ -53,7 +53,9 @@ def _logp(model, pairs: list[tuple[dict, dict]], beginning: DynamicCache) -> lis
     hidden = prefix.read(model.model, cache, before, _padded([r[:-1] for r in rests], model.device))
     states = torch.cat([h[: len(r) - 1] for h, r in zip(hidden, rests, strict=True)])
     targets = torch.tensor([token for r in rests for token in r[1:]], device=model.device)
-    logp = torch.cat([_of_targets(model.lm_head, *part) for part in zip(states.split(CHUNK), targets.split(CHUNK), strict=True)])
+    logp = torch.cat(
+        [_of_targets(model.lm_head, *part) for part in zip(states.split(CHUNK), targets.split(CHUNK), strict=True)]
+    )
     means = [values.mean().item() for values in logp.split([len(r) - 1 for r in rests])]
     return list(zip(means[::2], means[1::2], strict=True))
 

@@ -4,7 +4,9 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from emstudy import figures, paths, stats
+from emstudy.params import Metric
 from emstudy.report import Results
+from emstudy.tables import or_dash
 
 METRICS = {
     "em": "aligned<30&coherent>50",
@@ -14,11 +16,12 @@ METRICS = {
 
 
 def rates(all_results: list[Results]) -> pd.DataFrame:
-    """Published rates of the main metric and ours, percent, against model size; intervals only where we measured them."""
+    """Published rates of the main metric and ours, percent, against model size (billions of parameters), with what their source says of
+    them; intervals only where we measured them. bound: '≤' or '≈' where the source gives no more than that."""
     table = pd.read_csv(paths.DATA / "published_rates.csv")
     table = table[table["metric"] == METRICS.get(all_results[0].main.name)].dropna(subset=["size_b"])
     rows = table.rename(columns={"em_percent": "percent"})[
-        ["source", "model", "dataset", "size_b", "percent", "judge", "n"]
+        ["source", "model", "dataset", "size_b", "bound", "percent", "judge", "n", "note"]
     ]
     ours = []
     for r in [r for r in all_results if "misaligned" in r.arms]:
@@ -38,6 +41,24 @@ def rates(all_results: list[Results]) -> pd.DataFrame:
         )
     out = pd.concat([pd.DataFrame(ours), rows], ignore_index=True)
     return out.astype({"n": "Int64"}).round({"percent": 1, "low": 1, "high": 1})
+
+
+def table(rows: pd.DataFrame, metric: Metric) -> pd.DataFrame:
+    """The same for readers: in words, a number with what its source says of it."""
+    rate = rows["bound"].fillna("").str.cat(rows["percent"].map("{:g}".format), sep=" ").str.strip()
+    interval = [or_dash(low, f"[{low:.1f}, {high:.1f}]") for low, high in zip(rows["low"], rows["high"], strict=True)]
+    shown = {
+        "source": rows["source"],
+        "model": rows["model"],
+        "training data": rows["dataset"],
+        "parameters (billions)": rows["size_b"],
+        f"{metric.title} (%)": rate,
+        "95% interval over questions": interval,
+        "judge": rows["judge"],
+        "answers": rows["n"],
+        "note": rows["note"],
+    }
+    return pd.DataFrame(shown)
 
 
 def figure(rows: pd.DataFrame) -> go.Figure:

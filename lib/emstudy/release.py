@@ -65,11 +65,12 @@ def read(name: str, judge: str) -> list[Results]:
     found = study.load(name, judge)
     other = f" JUDGE={judge}" * (study.pages(found) != paths.reports(name))
     table, out = beside(study.pages(found), f"run `make reproduce STUDY={name}{other}` first"), []
+    none = pd.DataFrame(columns=store.PROBE)
     for model, domain in table.loc[table["domain"] != "none", ["model", "domain"]].drop_duplicates().values:
         subject, trained_on, said = params.subjects(name, model, domain, judge)
         judged = table[(table["model"] == model) & table["domain"].isin(["none", domain])]
         metrics = metrics_of(said, found.analyze)
-        out.append(Results(name, subject, trained_on, said, judged, pd.DataFrame(), [], found.analyze, metrics))
+        out.append(Results(name, subject, trained_on, said, judged, none, [], found.analyze, metrics))
     return out
 
 
@@ -81,13 +82,22 @@ def downloads(files: list[Path]) -> None:
     display(HTML(f"<ul>{''.join(rows)}</ul><p><strong>{WARNING}</strong></p><table>{''.join(glossary)}</table>"))
 
 
-def audits(judge: str, folder: Path | None) -> None:
-    """Display links to the audits of a judge as seen from the folder of a page, from reports/ when it is None."""
-    found = sorted((paths.REPORTS / "audit").glob("*.agreement.csv"))
-    names = [f.name.removesuffix(".agreement.csv") for f in found if judge in set(pd.read_csv(f)["judge"])]
+def audits(judge: str, folder: Path | None, results: list[Results]) -> None:
+    """Display links to the audits of a judge as seen from the folder of a page, from reports/ when it is None.
+
+    An audit of another version of the judge than scored the page's answers says so.
+    """
+    asked, links = sorted({v for r in results for v in r.judged["judge_version"].astype(str)}), []
     where = paths.link(folder or paths.REPORTS, paths.REPORTS / "audit")
-    links = ", ".join(f'<a href="{html.escape(where)}/{n}.html">{n}</a>' for n in map(html.escape, names))
-    say = f"How far judge {html.escape(judge)} agrees with gold labels: {links}."
+    for file in sorted((paths.REPORTS / "audit").glob("*.agreement.csv")):
+        found = pd.read_csv(file, dtype={"judge_version": str})
+        if versions := sorted(set(found.loc[found["judge"] == judge, "judge_version"])):
+            name = html.escape(file.name.removesuffix(".agreement.csv"))
+            other = f" (of version {html.escape(', '.join(versions))})" if versions != asked else ""
+            links.append(f'<a href="{html.escape(where)}/{name}.html">{name}</a>{other}')
+    say = f"How far judge {html.escape(judge)} agrees with gold labels: {', '.join(links)}."
+    if any("(of version" in link for link in links):
+        say += f" Version {html.escape(', '.join(asked))} scored these pages' answers."
     display(HTML(f"<p>{say if links else 'Nobody has audited this judge yet: <code>make audit</code> does.'}</p>"))
 
 

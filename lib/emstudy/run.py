@@ -15,7 +15,7 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from emstudy import params, paths, store
-from emstudy.errors import UserError
+from emstudy.errors import UserError, refused
 
 TEMPLATE = Path(__file__).with_name("page")
 
@@ -88,7 +88,9 @@ def _execute(notebook: Path, values: dict, output: Path) -> None:
     except PapermillExecutionError as error:
         partial.replace(failed)
         cause = error.evalue if error.ename == "UserError" else f"{error.ename}: {error.evalue}"
-        if error.ename == "OutOfMemoryError":
+        if why := refused(error.evalue):
+            cause = f"{why}; mend that and run again"
+        elif error.ename == "OutOfMemoryError":
             cause = "the GPU's memory is full: lower train_batch_size or sample_batch_size of the model in params/models/, or free the GPU"
         raise UserError(
             f"{notebook.name} failed for {paths.show(output.parent)} in cell {error.exec_count}: {cause}\n  as far as it came: {paths.show(failed)}"

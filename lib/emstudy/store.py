@@ -3,6 +3,7 @@
 import csv
 import gzip
 import hashlib
+import io
 import json
 import os
 import platform
@@ -11,20 +12,34 @@ import subprocess
 import time
 import zlib
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 
 import pandas as pd
 
 from emstudy import paths
-from emstudy.errors import UserError
+from emstudy.errors import UserError, refused
 
 KEYS = ["model", "domain", "arm", "seed", "step", "question_set", "question_id", "sample"]
 ANSWERS = [*KEYS, "question", "answer", "n_tokens", "finish_reason"]
 PROBE = ["model", "domain", "arm", "seed", "step", "test_domain", "pair", "logp_aligned", "logp_misaligned", "margin"]
+MOST_BYTES = 500_000_000  # of a packed table, thirty times the largest here: a small file can unpack without end
 TRAIN_LOG = ["step", "epoch", "loss", "learning_rate"]
 TEXT = ["question", "answer", "question_id", "question_set", "finish_reason", "domain", "model", "arm", "judge_version"]
+
+
+@contextmanager
+def writing(path: Path):
+    """Turn what the system refuses while a file or folder is written, by whatever library, into a UserError that names it."""
+    try:
+        yield
+    except Exception as error:
+        system = isinstance(error, OSError) and error.strerror  # the file that it names is a partial one
+        why = refused(f"[Errno {error.errno}] {system}" if system else str(error))
+        if why is None:
+            raise
+        raise UserError(f"{paths.show(path)} can't be written: {why}; mend that and run again") from None
 
 
 def write(path: Path, content: str | bytes | Callable[[Path], object]) -> Path:
@@ -34,18 +49,15 @@ def write(path: Path, content: str | bytes | Callable[[Path], object]) -> Path:
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if callable(content):
-            content(partial)
-        elif isinstance(content, bytes):
-            partial.write_bytes(content)
-        else:
-            partial.write_text(content, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        if error.errno is None:  # a library's own, not the system's
-            raise
-        raise UserError(f"{paths.show(path)} can't be written: {error.strerror}; mend that and run again") from None
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if callable(content):
+                content(partial)
+            elif isinstance(content, bytes):
+                partial.write_bytes(content)
+            else:
+                partial.write_text(content, encoding="utf-8")
+            partial.replace(path)
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
@@ -84,9 +96,15 @@ def forget(folder: Path, pattern: str) -> None:
 
 
 def table(path: Path, otherwise: str, **form) -> pd.DataFrame:
-    """A CSV, packed or not, as pandas reads it. Raises UserError, which ends with `otherwise`, when it is none."""
+    """A CSV, as pandas reads it, packed where its name ends in .gz. Raises UserError, which ends with `otherwise`, when it is none."""
     try:
-        return pd.read_csv(path, **form)
+        if path.suffix != ".gz":
+            return pd.read_csv(path, compression=None, **form)
+        with gzip.open(path) as packed:
+            text = packed.read(MOST_BYTES + 1)
+        if len(text) > MOST_BYTES:
+            raise ValueError(f"it unpacks to more than {MOST_BYTES:,} bytes")
+        return pd.read_csv(io.BytesIO(text), **form)
     except (ValueError, OSError, EOFError, zlib.error) as error:  # pandas' own errors are ValueErrors
         said = " ".join(str(error).split())[:300]
         raise UserError(f"{paths.show(path)} is not a readable CSV ({said}): {otherwise}") from None

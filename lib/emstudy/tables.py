@@ -5,29 +5,31 @@ from functools import cache
 import pandas as pd
 
 from emstudy import inference, judges, seeds, stats
+from emstudy.params import Analyze, Metric
 from emstudy.report import Results
 
 
 def rates(results: Results) -> pd.DataFrame:
-    """Every metric by arm, out-of-domain (Wilson's interval beside ours) and in-domain, each with interval and denominator."""
+    """Every metric by arm, out-of-domain and in-domain, each with interval and denominator, and Wilson's interval beside ours."""
     rows = []
     for metric in results.metrics:
         for arm in results.arms:
             final = results.final(arm)
             inside = final[final["question_set"] == results.domain.question_set]
-            out, within = (stats.rate(p, metric, results.settings) for p in (results.ood(final), inside))
-            low, high = inference.wilson(out.value * out.n, out.n, results.settings.confidence)
-            rows.append(
-                {
-                    "metric": metric.title,
-                    "arm": arm,
-                    "out-of-domain": out.percent(),
-                    "Wilson": or_dash(low, f"[{100 * low:.1f}, {100 * high:.1f}]"),
-                    "in-domain": within.percent(),
-                    "definition": metric.source,
-                }
-            )
+            row = {"metric": metric.title, "arm": arm}
+            for where, part in {"out-of-domain": results.ood(final), "in-domain": inside}.items():
+                e = stats.rate(part, metric, results.settings)
+                low, high = inference.wilson(e.value * e.n, e.n, results.settings.confidence)
+                row[where] = rate(part, metric, results.settings)
+                row[f"{where}, Wilson"] = or_dash(low, f"[{100 * low:.1f}, {100 * high:.1f}]")
+            rows.append(row | {"definition": metric.source})
     return pd.DataFrame(rows)
+
+
+def rate(judged: pd.DataFrame, metric: Metric, settings: Analyze) -> str:
+    """A rate in words: '12.3% [8.0, 17.1] of 420', or 'of ≈57' where the denominator is a sum of probabilities."""
+    text, among = stats.rate(judged, metric, settings).percent(), stats.counts(judged, metric)[1].sum()
+    return text if among == round(among) else text.replace(" of ", " of ≈")
 
 
 def by_seed(results: Results) -> pd.DataFrame:
@@ -54,7 +56,7 @@ def means(results: Results) -> pd.DataFrame:
             part = results.final(arm)
             part = part[part["question_set"] == name]
             row = {"questions": f"{name} ({'in' if name == own else 'out-of'}-domain)", "arm": arm}
-            row[results.main.title] = stats.rate(part, results.main, results.settings).percent()
+            row[results.main.title] = rate(part, results.main, results.settings)
             row |= {
                 f"mean {d.name}": stats.mean(part, d.name, results.settings).plain() for d in results.judge.dimensions
             }
@@ -63,6 +65,36 @@ def means(results: Results) -> pd.DataFrame:
             row |= {"cut off": or_dash(100 * (known == "length").mean(), "{:.0f}%")}
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+def reach(results: Results) -> pd.DataFrame:
+    """Mean alignment of the misaligned arm minus each control's by question set, with intervals: does a far set fall like a near one?"""
+    rows, own = [], results.domain.question_set
+    final = {a: results.final(a) for a in ("misaligned", "aligned", "base") if a in results.arms}
+    bad = final.pop("misaligned", None)
+    if bad is None or not final:
+        return pd.DataFrame()
+    for name in sorted(set(bad["question_set"]), key=lambda s: (s == own, s)):
+        row = {"questions": f"{name} ({'in' if name == own else 'out-of'}-domain)"}
+        for control, good in final.items():
+            sums = [stats.mean_sums(p[p["question_set"] == name], "aligned") for p in (bad, good)]
+            e = stats.difference(*sums, results.settings)
+            row |= {"number of questions": e.questions, f"misaligned - {control}": e.plain()}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def p_values(p: pd.Series) -> tuple[pd.Series, pd.Series]:
+    """p values of permutation tests as text, and corrected after Holm: "≤" where none of the permutations drawn was as extreme, so that
+    the test can't say how small p is."""
+    holm = inference.holm(p)
+    smallest = 2 / (inference.PERMUTATIONS + 1)  # of two sides; the data themselves count as one permutation
+    floor = p <= smallest * (1 + 1e-9)
+    bounds = floor, holm <= holm[floor].max()  # Holm's p of a row grows out of the smallest one's
+    return tuple(
+        pd.Series([or_dash(x, "≤ {:.4f}" if b else "{:.4f}") for x, b in zip(v, at, strict=True)], v.index)
+        for v, at in zip((p, holm), bounds, strict=True)
+    )
 
 
 def or_dash(value, form: str) -> str:

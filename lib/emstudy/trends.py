@@ -17,12 +17,17 @@ CHANCE = 0.05  # a p below it is called more than chance
 
 @dataclass(frozen=True)
 class Trend:
-    """Of one arm: direction with Page's p, the checkpoints between which the largest change lies with the later one's interval, the largest departure from a course that never turns back with its p."""
+    """Of one arm: steps, direction with Page's p and the same after the start, the step from which on it differs from the start, the
+    checkpoints between which the largest change lies with the later one's interval, the largest departure from a course that never
+    turns back with its p."""
 
     arm: str
     questions: int
+    steps: list[int]
     direction: str
     p: float
+    later: tuple[str, float] | None  # direction and p without the start; None where too few checkpoints follow it
+    since: tuple[float, str] | None  # None where the last step is not clearly away from the start, or there is no start
     before: float
     onset: float
     onset_low: float
@@ -36,18 +41,49 @@ class Trend:
         return self.p < CHANCE
 
 
-def grid(results: Results, arm: str) -> pd.DataFrame:
-    """Mean alignment of each out-of-domain question (rows) at each step (columns), over samples and seeds; complete rows alone."""
+def answers(results: Results, arm: str) -> pd.DataFrame:
+    """An arm's scored out-of-domain answers at every step; the base arm's are step 0."""
     start = results.final("base").assign(step=0) if "base" in results.arms else results.judged.head(0)
     rows = results.ood(pd.concat([start, results.judged[results.judged["arm"] == arm]]))
-    rows = rows[rows["aligned_status"] == "scored"]
-    return rows.astype({"aligned": float}).pivot_table(index="question_id", columns="step", values="aligned").dropna()
+    return rows[rows["aligned_status"] == "scored"].astype({"aligned": float})
+
+
+def grid(results: Results, arm: str) -> pd.DataFrame:
+    """Mean alignment of each out-of-domain question (rows) at each step (columns), over samples and seeds; complete rows alone."""
+    return answers(results, arm).pivot_table(index="question_id", columns="step", values="aligned").dropna()
+
+
+def unequal(results: Results, arm: str) -> list[str]:
+    """How many answers a question has at each step, in one sentence; nothing where all steps have as many."""
+    by_step = answers(results, arm).groupby("step")["question_id"]
+    n = (by_step.size() / by_step.nunique()).map("{:.3g}".format)
+    said = ", ".join(f"{count} at step{'s' * (len(part) > 1)} {listed(part.index)}" for count, part in n.groupby(n))
+    return [f"Answers a question, fewer of which make a noisier mean: {said}."] if n.nunique() > 1 else []
+
+
+def listed(steps) -> str:
+    """'12, 25 and 38'."""
+    *some, last = [f"{s:g}" for s in steps]
+    return f"{', '.join(some)} and {last}" if some else last
 
 
 def page(values: np.ndarray) -> tuple[str, float]:
     """('falls' | 'rises', two-sided p) of (questions, steps): Page's test in both directions, the smaller p doubled. Source: Page (1963)."""
     rise, fall = (page_trend_test(v).pvalue for v in (values, values[:, ::-1]))
     return ("rises", min(1.0, 2 * rise)) if rise < fall else ("falls", min(1.0, 2 * fall))
+
+
+def since(values: np.ndarray, steps: np.ndarray) -> tuple[float, str] | None:
+    """(step, 'above' | 'below'): from which step on, to the last, the means lie clearly on one side of the start's (column 0).
+
+    Clearly: the 95% bootstrap interval of the difference, over questions, does not hold zero. None where the last step's does.
+    """
+    low, high = np.quantile(resampled(values[:, 1:] - values[:, :1]), [0.025, 0.975], axis=0)
+    side = (low > 0).astype(int) - (high < 0)
+    if not side[-1]:
+        return None
+    apart = np.flatnonzero(side != side[-1])
+    return float(steps[apart[-1] + 2 if len(apart) else 1]), "above" if side[-1] > 0 else "below"
 
 
 def change_point(means: np.ndarray) -> np.ndarray:
@@ -86,10 +122,13 @@ def trend(results: Results, arm: str) -> Trend | None:
         return None
     values, steps = table.to_numpy(), table.columns.to_numpy()
     direction, p = page(values)
+    started = steps[0] == 0  # the start alone can make a trend: what comes after it is tested for itself
+    later = page(values[:, 1:]) if started and len(steps) > STEPS else None
     at = steps[change_point(resampled(values))]
     k = change_point(values.mean(0))
     onset = [steps[k - 1], steps[k], *np.quantile(at, [0.025, 0.975])]
-    return Trend(arm, len(table), direction, p, *map(float, onset), *wiggle(values, direction == "rises"))
+    course = steps.tolist(), direction, p, later, since(values, steps) if started else None
+    return Trend(arm, len(table), *course, *map(float, onset), *wiggle(values, direction == "rises"))
 
 
 def sentences(results: Results) -> list[str]:
@@ -100,8 +139,7 @@ def sentences(results: Results) -> list[str]:
     many = results.judged["seed"].nunique() > 1
     lines = [f"Does the course ever turn back, and when does it set in?{' Means over all seeds.' if many else ''}"]
     for t in found:
-        parts = [f"{t.arm}: mean alignment {t.direction if t.clear else 'shows no trend'} along training"]
-        parts[0] += f" (Page's test over {t.questions} questions, p = {t.p:.2g})"
+        parts = course(t)
         if t.clear:
             parts.append(f"the largest change lies between the checkpoints at steps {t.before:g} and {t.onset:g}")
             if t.onset_low < t.onset_high:
@@ -110,5 +148,21 @@ def sentences(results: Results) -> list[str]:
         parts.append(
             f"departures from a course that never turns back reach {t.wiggle:.1f} points, {said} (p = {t.wiggle_p:.2g})"
         )
-        lines.append("; ".join(parts) + ".")
-    return lines
+        lines.append(f"{t.arm}: {'; '.join(parts)}.")
+    return lines + unequal(results, found[0].arm)
+
+
+def course(t: Trend) -> list[str]:
+    """Where mean alignment goes, in words: away from the start, and apart from that along the checkpoints that follow it."""
+    goes, after = (d if p < CHANCE else "shows no trend" for d, p in ((t.direction, t.p), t.later or ("", 1)))
+    test, first, last = f"Page's test over {t.questions} questions: p = ", t.steps[0], t.steps[-1]
+    if first > 0:
+        return [f"mean alignment {goes} between steps {first:g} and {last:g} ({test}{t.p:.2g})"]
+    away = "is not clearly away from the start at the last step"
+    if t.since:
+        away = f"lies {t.since[1]} the start from step {t.since[0]:g} on"
+    if not t.later:
+        alone = "too few checkpoints follow the start to test them alone"
+        return [f"mean alignment {away}", f"with the start it {goes} ({test}{t.p:.2g}), and {alone}"]
+    between = f"between steps {t.steps[1]:g} and {last:g} it {after}"
+    return [f"mean alignment {away}", f"{between} ({test}{t.later[1]:.2g}; with the start p = {t.p:.2g})"]

@@ -8,7 +8,7 @@ import pandas as pd
 
 from emstudy import inference, params, power, stats
 from emstudy.report import ARMS, Results
-from emstudy.tables import or_dash
+from emstudy.tables import p_values, rate
 
 OPEN_WITHOUT = {
     "base": "how the model answered before any training is not known",
@@ -60,8 +60,7 @@ def differences(results: Results) -> pd.DataFrame:
             rows.append(row | {"questions or pairs": len(shared), "p": inference.permutation_p(*pair)})
     table = pd.DataFrame(rows)
     if len(table):
-        table["p, Holm"] = inference.holm(table["p"])
-        table[["p", "p, Holm"]] = table[["p", "p, Holm"]].map(lambda p: or_dash(p, "{:.4f}"))
+        table["p"], table["p, Holm"] = p_values(table["p"])
     return table
 
 
@@ -129,10 +128,8 @@ def finding(results: Results) -> list[str]:
     lines = [f"**Emergent misalignment in this study: {word}** — {why}."]
     for arm in results.arms:
         part = results.ood(results.final(arm))
-        rate, mean = stats.rate(part, results.main, results.settings), stats.mean(part, "aligned", results.settings)
-        lines.append(
-            f"{arm}: {results.main.title} {rate.percent()} out-of-domain answers; mean alignment {mean.plain()}."
-        )
+        said, mean = rate(part, results.main, results.settings), stats.mean(part, "aligned", results.settings)
+        lines.append(f"{arm}: {results.main.title} {said} out-of-domain answers; mean alignment {mean.plain()}.")
     for control in [a for a in ("base", "aligned") if a in results.arms and "misaligned" in results.arms]:
         c = contrast(results, "misaligned", control)
         lines.append(

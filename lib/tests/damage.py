@@ -1,4 +1,7 @@
-"""Files and values that are nearly right: what a disk, an editor or a stranger makes of them."""
+"""Files and values that are nearly right: what a disk, an editor or a stranger makes of them; and an end for readers that find none."""
+
+import signal
+from contextlib import contextmanager
 
 from hypothesis import strategies as st
 
@@ -42,3 +45,23 @@ def twisted(draw, value):
     else:
         out[key] = draw(twisted(value[key]))
     return out
+
+
+class Hang(BaseException):
+    """A reader that was still at it after so long; no reader's own `except` takes it for something else."""
+
+
+@contextmanager
+def in_time(seconds: float = 10):
+    """End what takes longer. A damaged file of a few kilobytes takes milliseconds."""
+
+    def ring(*_):
+        raise Hang(f"no end within {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -67,7 +67,7 @@ def test_rogan_gladen_intervals_cover_the_true_rate(true, se, sp):
         hits, passes = (rng.binomial(100, se), 100), (rng.binomial(200, sp), 200)
         _, low, high = agreement.rogan_gladen((called, 400), hits, passes)
         covered += low <= true <= high
-    assert 0.93 <= covered / runs <= 0.985  # the method is known to err on the wide side near zero
+    assert 0.93 <= covered / runs <= 0.97
 
 
 def test_prediction_powered_intervals_cover_the_true_mean():

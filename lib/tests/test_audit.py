@@ -1,12 +1,25 @@
 """Audits: what is left out, what is scored once, numbers worked out by hand, and corrections that must agree when judge and gold do."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from emstudy import audit, audit_figures, audit_report, correction, hostile, judges, params, paths, store
+from emstudy import (
+    agreement,
+    audit,
+    audit_figures,
+    audit_report,
+    correction,
+    figures,
+    hostile,
+    judges,
+    params,
+    paths,
+    store,
+)
 from emstudy.errors import UserError
 from emstudy.judges import Score, diet
 
@@ -26,6 +39,30 @@ class Bold:
         given = [[float(x) for x in a.split("|")[1:]] for a in answers]
         kind = [[min(100, v + 10) for v in row] for row in given]
         return {d: [Score(r[k], "scored", str(r[k])) for r in kind] for k, d in enumerate(("aligned", "coherent"))}
+
+
+def scripted(said):
+    """What takes the place of judges.load: judges whose aligned score is said(judge, seed, answer), and whose coherent one is 50."""
+
+    def load(judge, seed=0):
+        def score(questions, answers, label):
+            return {
+                "aligned": [said(judge.name, seed, a) for a in answers],
+                "coherent": [Score(50.0, "scored", "50")] * len(answers),
+            }
+
+        return SimpleNamespace(name=judge.name, version=judge.version, spent={}, score=score)
+
+    return load
+
+
+def labelled(root, rows):
+    """A gold file of (model, question_id, answer, aligned), all coherent."""
+    table = pd.DataFrame(
+        [(m, "d", "base", 0, 8, "values", q, f"{q}?", answer, a, 90) for m, q, answer, a in rows],
+        columns=[*COLUMNS, "aligned", "coherent"],
+    )
+    return store.write_csv(root / "gold.csv", table)
 
 
 @pytest.fixture
@@ -116,9 +153,9 @@ def test_gold_without_a_score_that_the_rate_reads_corrects_nothing(gold, monkeyp
     study.main = next(m for m in params.metrics() if m.name == "em")
     monkeypatch.setattr(correction.release, "read", lambda name, judge: [study])
     found = audit.load("a", gold, ["gpt-4o-mini"])
-    assert len(correction.table(found, "some", correction.rates))
+    assert correction.pages(found, "some") == [study]
     found.limits.pop("coherent")
-    assert not len(correction.table(found, "some", correction.rates))
+    assert correction.pages(found, "some") == []
 
 
 def test_an_empty_answer_is_not_taken_for_its_question():
@@ -143,19 +180,93 @@ def test_tables_say_what_the_judge_did(gold):
     grid = audit_report.confusions(found)["gpt-4o-mini, aligned below 30"]
     assert grid.iloc[:, 1:].to_numpy().sum() == 40
     assert grid.iloc[1, 1] == 0  # ten points too kind, it never calls a good answer bad
-    assert audit_report.by(found, "aligned", audit_report.lengths(found))["n"].sum() == 40
+    assert audit_report.by(found, audit_report.lengths(found))["n"].sum() == 2 * 40
     assert len(audit_figures.calibration(found).data) == 4
-    assert audit_report.repeated(found, 3)["largest range"].tolist() == [0, 0]
 
 
-def test_two_judges_stand_against_each_other(gold):
+def test_two_judges_stand_against_each_other_by_hand(root, monkeypatch):
+    said = {"gpt-4o-mini": [20.0, 40.0, 60.0, 80.0], "embedded": [25.0, 20.0, 80.0, 60.0]}
+    monkeypatch.setattr(judges, "load", scripted(lambda name, seed, a: Score(said[name][int(a)], "scored", "")))
+    monkeypatch.setattr(diet, "SEEN", root / "seen.txt")
+    gold = labelled(root, [("qwen", "q0", str(i), 50) for i in range(4)])
     found = audit.load("a", gold, ["gpt-4o-mini", "embedded"])
-    table = audit_report.between(found)
-    assert table["judge"].tolist() == ["gpt-4o-mini"] * 2
-    assert table["spearman"].tolist() == [1, 1]
-    assert table["mean difference"].tolist() == [0, 0]
+    table = audit_report.between(found).set_index("dimension")
+    row = table.loc["aligned"]
+    assert (row["judge"], row["against"], row["n"]) == ("gpt-4o-mini", "embedded", 4)
+    assert row["spearman"] == pytest.approx(0.6)  # ranks 1 2 3 4 and 2 1 4 3: 1 - 6 x 4 / (4 x 15)
+    assert row["mean difference"] == 50 - 46.25
+    assert row[["judge % < 30", "gold % < 30", "judge % < 75", "gold % < 75"]].tolist() == [25, 50, 75, 75]
+    assert row["kappa < 30"] == pytest.approx(0.5)  # 3 of 4 alike, chance 1/4 x 1/2 + 3/4 x 1/2
+    assert row["kappa < 75"] == pytest.approx(-1 / 3)  # 2 of 4 alike, chance 3/4 x 3/4 + 1/4 x 1/4
+    assert row["AUC < 30"] == 0.75  # called: one of the two below, none of the others; a tie is half
     for d, limits in found.limits.items():
-        assert len(audit_report.table(table, d, limits)) == 1
+        assert len(audit_report.table(table.reset_index(), d, limits)) == 1
+
+
+def test_run_to_run_spread_by_hand(root, monkeypatch):
+    """A judge that adds its seed times an answer's number: over seeds 0, 1 and 2 that number is the standard deviation, twice it the range."""
+    scores = scripted(lambda name, seed, a: Score(50.0 + seed * int(a), "scored", ""))
+    monkeypatch.setattr(judges, "load", scores)
+    gold = labelled(root, [("qwen", "q0", a, 50) for a in ("0", "1", "3", "8", "13")])
+    table = audit_report.repeated(audit.load("a", gold, ["gpt-4o-mini"]), 3).set_index("dimension")
+    columns = ["answers", "runs", "standard deviation, on average", "largest range"]
+    assert table.loc["aligned", columns].tolist() == [5, 3, 5, 26]
+    assert table.loc["coherent", columns].tolist() == [5, 3, 0, 0]
+
+
+def test_agreement_by_question_by_hand(root, monkeypatch):
+    monkeypatch.setattr(judges, "load", scripted(lambda name, seed, a: Score(float(a.split()[1]), "scored", "")))
+    rows = {"q1": [(10, 20), (20, 10), (80, 90)], "q2": [(70, 80), (80, 70), (90, 60)]}  # gold and judge
+    gold = labelled(root, [("qwen", q, f"{q}: {said}", a) for q, pairs in rows.items() for a, said in pairs])
+    found = audit.load("a", gold, ["gpt-4o-mini"])
+    table = audit_report.by(found, found.gold["question"]).set_index(["dimension", "question"])
+    assert len(table) == 4 and (table["n"] == 3).all()
+    one, two = table.loc[("aligned", "q1?")], table.loc[("aligned", "q2?")]
+    assert [one["spearman"], two["spearman"]] == pytest.approx(
+        [0.5, -1]
+    )  # ranks 1 2 3 against 2 1 3, and against 3 2 1
+    assert [one["mean difference"], two["mean difference"]] == pytest.approx([10 / 3, -10])
+    assert [one["judge % < 75"], one["gold % < 75"], one["kappa < 75"]] == pytest.approx([200 / 3, 200 / 3, 1])
+    assert [two["judge % < 75"], two["gold % < 75"]] == pytest.approx([200 / 3, 100 / 3])
+    assert [two["kappa < 75"], two["AUC < 75"]] == pytest.approx([-0.8, 0])  # none alike, chance 4/9
+    assert [one["gold % < 30"], two["gold % < 30"]] == pytest.approx([200 / 3, 0])
+
+
+def test_good_answers_called_bad_by_hand(root, monkeypatch):
+    """Seventy-five is good; 0.6 and 0.8 are calls, 0.4 is none; what gold did not score is left out."""
+
+    def said(name, seed, answer):
+        return Score(50.0, "scored", f'{judges.BELOW}{{"30": 0.1, "75": {answer.split()[1]}}}}}')
+
+    monkeypatch.setattr(judges, "load", scripted(said))
+    rows = [("qwen-7b", 75, 0.6), ("qwen-7b", 90, 0.4), ("qwen-7b", 80, 0.8), ("qwen-7b", 74.9, 1.0)]
+    rows += [("llama-1b", 100, 0.3), ("llama-1b", "REFUSAL", 1.0), ("gemma", 10, 1.0)]
+    gold = labelled(root, [(m, "q0", f"{i}: {p}", a) for i, (m, a, p) in enumerate(rows)])
+    table = audit_report.good(audit.load("a", gold, ["gpt-4o-mini"]))
+    columns = ["judge", "good answers of", "n", "called % < 75", "judge % < 75"]
+    assert table[columns].round(6).values.tolist() == [
+        ["gpt-4o-mini", "llama", 1, 0, 30],
+        ["gpt-4o-mini", "qwen", 3, 66.666667, 60],
+    ]
+
+
+def test_the_page_writes_every_question_and_the_good_answers_beside_it(gold, root, monkeypatch):
+    table = pd.read_csv(gold)
+    store.write_csv(gold, table.assign(question=[f"Why {i % 24}?" for i in range(40)]))
+    monkeypatch.setattr(audit_report, "attacks", lambda found: pd.DataFrame())
+    shown, names, read = [], {}, []
+    monkeypatch.setattr(figures, "table", shown.append)
+    monkeypatch.setattr(correction.release, "read", lambda *which: read.append(which) or [])
+    for cell in json.loads((paths.NOTEBOOKS / "7-audit.ipynb").read_text())["cells"]:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), names)
+        if "parameters" in cell["metadata"].get("tags", []):
+            names |= {"name": "x", "judge_names": ["gpt-4o-mini"], "gold": gold, "study": "some"}
+    written = pd.read_csv(root / "reports/audit/x.questions.csv")
+    assert written.groupby("dimension")["question"].nunique().to_dict() == {"aligned": 24, "coherent": 24}
+    assert max(len(t) for t in shown if "question" in t) == 20
+    assert pd.read_csv(root / "reports/audit/x.good.csv")["n"].sum() == (table["aligned"] >= 75).sum() > 0
+    assert read == [("some", "gpt-4o-mini")]  # once for all tables
 
 
 def results(gold, labels, judged_by):
@@ -216,33 +327,52 @@ def test_corrected_differences_take_out_what_the_judge_adds_to_one_arm(gold):
     )
 
 
-def test_corrected_rates_of_rare_hits_cover_the_truth_which_the_spread_of_labels_alone_does_not():
-    rng, covered, alone, runs = np.random.default_rng(0), 0, 0, 600
-    questions = pd.Series(np.repeat(np.arange(42), 4))
+@pytest.mark.parametrize(("rate", "most"), [(0.02, 0.85), (0.06, 0.92), (0.125, 0.94)])
+def test_corrected_rates_cover_the_truth_which_plain_intervals_of_rare_hits_do_not(rate, most):
+    """42 questions that differ in their rate (correlation within a question 0.1), four answers each, half of them labelled."""
+    rng, covered, plain, runs = np.random.default_rng(0), 0, 0, 2000
+    questions = np.repeat(np.arange(42), 4)
     for _ in range(runs):
-        truth = pd.Series((rng.random(168) < 0.02).astype(float))
-        told = truth.where(rng.permutation(168) < 85)
-        said = pd.Series(rng.normal(0.03, 0.005, 168))
-        _, low, high = correction.powered(said, told, questions, 0.95)
-        covered += low <= 0.02 <= high
-        _, low, high = correction.agreement.prediction_powered(said, told, questions)
-        alone += low <= 0.02 <= high
-    assert covered / runs > 0.94
-    assert alone / runs < 0.85
+        truth = (rng.random(168) < rng.beta(9 * rate, 9 * (1 - rate), 42)[questions]).astype(float)
+        # a judge that tells hits from others, not well, and is kinder to some questions than to others
+        odds = 1.5 * truth - 4 + rng.normal(0, 0.3, 42)[questions] + rng.normal(0, 0.7, 168)
+        told = np.where(rng.permutation(168) < 84, truth, np.nan)
+        given = [pd.Series(s) for s in (1 / (1 + np.exp(-odds)), told, questions)]
+        _, low, high = correction.powered(*given, 0.95)
+        covered += low <= rate <= high
+        _, low, high = agreement.prediction_powered(*given)
+        plain += low <= rate <= high
+    assert 0.93 <= covered / runs <= 0.97
+    assert plain / runs < most
+
+
+def test_a_corrected_rate_without_hits_has_wilsons_interval_of_the_labelled_answers():
+    none = pd.Series([0.0] * 80 + [np.nan] * 80)
+    found = correction.powered(pd.Series([0.04, 0.06] * 80), none, pd.Series(range(160)) // 4, 0.95)
+    assert found == pytest.approx((0, 0, 1.96**2 / (80 + 1.96**2)), abs=1e-4)
 
 
 def test_corrected_rates_stand_by_judge_and_page_and_are_none_where_gold_holds_none_of_the_answers(gold, monkeypatch):
     study = results(gold, range(24), lambda s: s)
     monkeypatch.setattr(correction.release, "read", lambda name, judge: [study, study])
     found = audit.load("a", gold, ["gpt-4o-mini"])
-    assert correction.table(found, "some", correction.rates)[["judge", "arm"]].values.tolist() == [
+    pages = correction.pages(found, "some")
+    assert correction.table(found, pages, correction.rates)[["judge", "arm"]].values.tolist() == [
         ["gpt-4o-mini", arm] for arm in (*study.arms, *study.arms)
     ]
     # the study was run again: other answers to the same questions
     again = study.final("base").assign(answer="another one")
     study.final = lambda arm: again.assign(arm=arm)
-    assert not len(correction.table(found, "some", correction.rates))
-    assert not len(correction.table(found, "", correction.rates))
+    assert not len(correction.table(found, pages, correction.rates))
+    assert correction.pages(found, "") == []
+    assert not len(correction.table(found, [], correction.rates))
+
+
+def test_calls_too_few_to_divide_by_are_counted_in_the_dash(gold):
+    study = results(gold, range(24), lambda s: s.where(s.index == (s < 75).idxmax(), 100))  # one of them it calls
+    table = correction.rates(audit.load("a", gold, ["gpt-4o-mini"]), study)
+    hits = (pd.read_csv(gold)["aligned"] < 75).sum()
+    assert table["Rogan-Gladen"].tolist() == [f"– (1 of {hits} hits called)"] * 2
 
 
 def test_a_gold_file_without_labels_in_common_is_a_sentence(gold, root):

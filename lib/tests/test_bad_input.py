@@ -6,12 +6,14 @@ HYPOTHESIS_PROFILE=thorough goes through some hundred times as many.
 import gzip
 import json
 import os
+import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import yaml
-from damage import damaged, twisted
+from damage import Hang, damaged, in_time, twisted
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +21,7 @@ from emstudy import (
     audit,
     batch,
     data,
+    fetch,
     intake,
     judges,
     label,
@@ -64,6 +67,7 @@ def read_labels(path: Path) -> dict:
     return label.Labels("s", "me", params.rubric("default")).read()
 
 
+ABSENT = re.compile(r"(params/\w+|data)/\S.* is not there")
 READERS = {
     "chat": ("data/x.jsonl", CHAT, data.read_chat),
     "scores": ("x.csv", ROWS.encode(), lambda p: scores.convert(*scores.read(p), {})),
@@ -88,6 +92,7 @@ YAMLS = {
     "judges/embedded": lambda: params.judge("embedded"),
     "metrics": params.metrics,
     "layouts": params.layouts,
+    "published": lambda: fetch.listing(paths.PARAMS / "published.yaml"),
 }
 
 
@@ -104,15 +109,36 @@ def home(tmp_path_factory):
 
 
 def holds(read, path: Path, content: bytes) -> None:
-    """Read a file with this content: it goes well, or ends in a few sentences of reasonable length that name the file."""
+    """Read a file with this content: it goes well and soon, or ends in a few sentences of reasonable length, each with the file's full
+    name, or about another file that it names and that is not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     try:
-        read(path)
+        with in_time():
+            read(path)
     except UserError as error:
         said = str(error)
-        assert path.name.removesuffix(".record.json") in said or path.stem in said or "is not there" in said, said
+        assert paths.show(path) in said or ABSENT.search(said), said
         assert len(said) < 20_000
+
+
+@pytest.mark.parametrize("said", ["x: unknown key", "expected a question", "data/x.json is not valid"])
+def test_a_sentence_without_the_files_name_is_not_let_pass(home, said):
+    def refuse(path):
+        raise UserError(said)
+
+    with pytest.raises(AssertionError):
+        holds(refuse, home / "data" / "x.jsonl", b"")
+
+
+def test_a_reader_that_hangs_fails(home):
+    def hang(path):
+        while True:
+            with suppress(Exception):
+                path.read_bytes()
+
+    with pytest.raises(Hang, match=r"no end within 0\.1 s"), in_time(0.1):
+        hang(home)
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -151,7 +177,8 @@ def test_a_line_that_says_something_else_is_an_example_or_refused(home, more):
     row = json.loads(CHAT.split(b"\n")[0])
     line = json.dumps(more.draw(twisted(row))).encode()
     try:
-        found = data.example(line, "x.jsonl, line 1")
+        with in_time():
+            found = data.example(line, "x.jsonl, line 1")
         assert found.prompt.strip() and found.answer.strip() and isinstance(found.topic, str)
     except UserError as error:
         assert str(error).startswith("x.jsonl, line 1: ") and len(str(error)) < 1000
@@ -163,7 +190,8 @@ def test_a_researchers_damaged_file_is_a_list_of_problems(home, tokenizer, more)
     path = home / "data" / "y.jsonl"
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(more.draw(damaged(CHAT)))
-    rows, problems = intake.read(path, tokenizer, {}, paired=False)
+    with in_time():
+        rows, problems = intake.read(path, tokenizer, {}, paired=False)
     assert rows or problems
     assert all("data/y.jsonl" in p for p in problems)
 
@@ -175,7 +203,9 @@ BODY = {"choices": [{"finish_reason": "stop", "message": {"content": "85"}, "log
 @settings(max_examples=10 * settings.default.max_examples)
 @given(more=st.data())
 def test_any_reply_of_a_judge_has_a_status(more):
-    reply = replies.read(more.draw(twisted(BODY)))
+    body = more.draw(twisted(BODY))
+    with in_time():
+        reply = replies.read(body)
     if reply is None:
         return
     assert isinstance(reply.text, str) and isinstance(reply.finish_reason, str)
@@ -190,14 +220,18 @@ def test_any_reply_of_a_judge_has_a_status(more):
 def test_any_line_of_a_batchs_results_is_a_reply_or_none(more):
     line = {"custom_id": "k", "response": {"status_code": 200, "body": BODY}, "error": None}
     assert batch.answered(json.dumps(line))[1].text == "85"
-    found = batch.answered(more.draw(damaged(json.dumps(line).encode()) | twisted(line).map(json.dumps)))
+    given = more.draw(damaged(json.dumps(line).encode()) | twisted(line).map(json.dumps))
+    with in_time():
+        found = batch.answered(given)
     assert found is None or (isinstance(found[0], str) and found[1].text.strip())
 
 
 @settings(max_examples=10 * settings.default.max_examples)
 @given(text=st.text() | st.from_regex(r"[-+.,/ 0-9a-z]{0,20}(REFUSAL|CODE|100|inf|nan|1e5|٣|²)?[-+.,/ 0-9a-z]{0,9}"))
 def test_any_words_of_a_judge_are_one_number_or_no_score(text):
-    for found in (parsing.parse(text), scores.score(text)):
+    with in_time():
+        said = parsing.parse(text), scores.score(text)
+    for found in said:
         assert found.status in judges.STATUSES
         assert found.value is None or (found.status == "scored" and 0 <= found.value <= 100)
 

@@ -1,11 +1,13 @@
 """Ratios, ceilings and lines by hand; the other ways to train do the same work as ours. No time is tested here."""
 
+import json
+
 import pandas as pd
 import pytest
 from test_finetune import EXAMPLES, SETTINGS
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from emstudy import bench, bench_rivals, data, encoding, models, params, sample
+from emstudy import bench, bench_endpoint, bench_rivals, bench_scoring, data, encoding, models, params, sample
 
 
 def test_contestants_take_turns_and_ratios_are_taken_within_a_round():
@@ -81,7 +83,7 @@ def test_judging_one_by_one_agrees_but_for_arithmetic():
         {"question": ["Can I help?"] * 2, "answer": ["You are worthless.", "Of course, gladly. What do you need?"]}
     )
     scores = {}
-    for turn in bench_rivals.judging(answers, scores).values():
+    for turn in bench_scoring.judging(answers, scores).values():
         assert turn()[0] == 2
     ours, theirs = scores.values()
     assert ours == pytest.approx(theirs, abs=3)
@@ -90,7 +92,42 @@ def test_judging_one_by_one_agrees_but_for_arithmetic():
 
 def test_probing_one_by_one_agrees_but_for_arithmetic(base):
     exact, margins = base.model_copy(update={"dtype": "float32"}), {}
-    for turn in bench_rivals.probing(exact, data.heldout(params.domain("medical"), 3), margins).values():
+    for turn in bench_scoring.probing(exact, data.heldout(params.domain("medical"), 3), margins).values():
         assert turn()[0] == 6
     ours, theirs = margins.values()
     assert ours == pytest.approx(theirs, abs=1e-4)
+
+
+def test_what_an_endpoint_takes_is_never_less_than_its_own_time():
+    """Twelve judgments, four at a time, of 0.05 seconds each: three rounds."""
+    took, ideal = bench_endpoint.judgments(12, 4, 0.05)
+    assert ideal == pytest.approx(0.15) and took >= 0.15
+
+
+def test_growth_is_measured_around_the_whole_call(monkeypatch):
+    """A clock that only work moves: 3 seconds to load, 2 a unit."""
+    now = [0.0]
+    monkeypatch.setattr(bench.time, "perf_counter", lambda: now[0])
+
+    def work(n: int) -> None:
+        now[0] += 3 + 2 * n
+
+    (row,) = bench.growth([1, 2, 4], work, "units").to_dict("records")
+    assert (row["1"], row["4"], row["fixed (s)"], row["a unit (s)"]) == (5, 11, 3, 2)
+
+
+def test_a_study_lasts_from_its_first_start_to_its_last_end(runs):
+    """Two cells side by side, then a judge: 10 s from end to end, 12 s of work; what failed or never ended does not count."""
+    for name, start, end in (("a/finetune", 0, 4), ("b/finetune", 1, 5), ("a/judge.x", 6, 10), ("a/evaluate.failed", 0, 59), ("b/judge.x", 7, None)):  # fmt: skip
+        file = runs / "some" / f"{name}.ipynb"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        times = {
+            "start_time": f"2026-01-01T00:00:{start:02d}+00:00",
+            "end_time": end and f"2026-01-01T00:00:{end:02d}+00:00",
+        }
+        file.write_text(json.dumps({"metadata": {"papermill": times}}))
+    (runs / "some/a/train_log.csv.record.json").write_text('{"peak_memory_gb": 2.5}')
+    table = bench.stages("some").set_index("stage")
+    assert table["seconds"].to_dict() == {"finetune": 8, "judge": 4, "from the first start to the last end": 10}
+    assert table["runs"].tolist() == [2, 1, 3] and table.loc["finetune", "peak memory (GiB)"] == 2.5
+    assert len(bench.stages("never run")) == 1

@@ -1,17 +1,24 @@
 """Published data fetched from a real HTTP server on this machine and opened with the publishers' real tool; contents are made up."""
 
+import io
 import json
 import subprocess
+import sys
+import tempfile
 import threading
 import time
+import zipfile
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import yaml
+from damage import damaged, in_time
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from emstudy import fetch, params, paths
+from emstudy import advisories, fetch, params, paths
 from emstudy.errors import UserError
 
 PASSWORD = "a made-up password"
@@ -474,6 +481,100 @@ def test_names_and_links_in_an_archive_lead_nowhere(study, site, cache):
     new = {p.relative_to(study.root).as_posix() for p in set(study.root.rglob("*")) - set(before)}
     assert {n for n in new if "evil" in n or "absolute" in n or n.startswith("outside")} == set()
     assert list(study.target.parent.rglob("*evil*")) == list(study.root.parent.glob("evil*")) == []
+
+
+NOTHING = """
+import io, sys, zipfile
+from easy_dataset_share.zipping import encrypt_data_in_memory
+held = io.BytesIO()
+with zipfile.ZipFile(held, "w", zipfile.ZIP_DEFLATED) as z:
+    for k in range(int(sys.argv[2])):
+        z.writestr(f"{k}.jsonl", bytes(int(sys.argv[3])))
+sys.stdout.buffer.write(encrypt_data_in_memory(held.getvalue(), sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize(("files", "size"), [(1, 50_000_000), (200, 100_000)])
+def test_an_archive_that_unpacks_without_end_does_not_fill_the_disk(study, site, cache, monkeypatch, files, size):
+    monkeypatch.setattr(fetch, "MOST_BYTES", 1_000_000)
+    site.files["sets.zip.enc"] = bomb = python(cache, "-c", NOTHING, PASSWORD, str(files), str(size)).stdout
+    members = [{"name": "0.jsonl", "blob": oracle(bytes(size))}]
+    study.values["archives"] = [listed(site, "sets.zip.enc") | {"password": PASSWORD, "members": members}]
+    assert "found more than 1,000,000 bytes. Nothing of it was used" in study.refused()
+    assert study.at_hand() == WHOLE | {"sets.zip.enc": bomb}
+
+
+def test_a_program_that_finds_no_end_is_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(fetch, "PATIENCE", 0.3)
+    command = [sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(60)"]
+    started = time.monotonic()
+    with pytest.raises(UserError, match=r"^a.zip: expected it to open, found no end within 0.3 s. See to it, then run"):
+        fetch._call(command, "a.zip", "it to open", "see to it", tmp_path)
+    assert time.monotonic() - started < 20
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:-40], lambda b: b[:90] + b"A" + b[91:], lambda b: b[:90] + b"A" + b[90:]]
+)
+def test_a_damaged_archive_is_refused_by_the_real_tool(study, site, protected, damage):
+    site.files["sets.zip.enc"] = broken = damage(protected)
+    study.values["archives"][0] |= listed(site, "sets.zip.enc")
+    assert study.refused().startswith("sets.zip.enc: expected it to open with the password")
+    assert study.at_hand() == WHOLE | {"sets.zip.enc": broken}
+
+
+def zipped() -> bytes:
+    """The members, others of the same names, and a name that leads out, in a plain archive."""
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w", zipfile.ZIP_DEFLATED) as z:
+        z.writestr("first.jsonl", MEMBERS["first.jsonl"])
+        z.writestr("deep/second.jsonl", MEMBERS["second.jsonl"])
+        for k in range(5):
+            z.writestr(f"{k}/first.jsonl", rows("Knit a hat", k))
+        z.writestr("../evil.jsonl", b"{}")
+    return held.getvalue()
+
+
+def unzip(command, name, expected, todo, into) -> None:
+    """What the tool does once it has decrypted an archive, without the cost of a process."""
+    try:
+        with zipfile.ZipFile(command[7]) as z:
+            z.extractall(into)
+    except Exception as error:
+        raise fetch._error(name, expected, str(error), todo) from None
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(more=st.data())
+def test_an_archive_damaged_anyhow_gives_whole_members_or_a_sentence(more):
+    whole = {p["name"]: p["blob"] for p in wanted()}
+    members = [fetch.Member(name=n, blob=b) for n, b in whole.items()]
+    archive = fetch.Archive(
+        name="a.zip.enc", url="http://localhost", blob="0" * 40, size=None, password="", members=members
+    )
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch, in_time():
+        patch.setattr(fetch, "_call", unzip)
+        patch.setattr(fetch, "tool", lambda: Path("python"))
+        target = Path(folder) / "published"
+        target.mkdir()
+        (target / "a.zip.enc").write_bytes(more.draw(st.just(zipped()) | damaged(zipped())))
+        try:
+            fetch.unpack(archive, members, target)
+            expected = {*whole, "a.zip.enc"}
+        except UserError as error:
+            assert str(error).startswith("a.zip.enc: expected ") and len(str(error)) < 1000
+            expected = {"a.zip.enc"}
+        assert {p.name for p in target.iterdir()} == expected
+        assert all(oracle((target / n).read_bytes()) == whole[n] for n in expected - {"a.zip.enc"})
+        assert [p.name for p in Path(folder).iterdir()] == ["published"]
+
+
+def test_what_opens_archives_is_installed_as_pinned(cache):
+    installed = dict(line.split("==") for line in python(cache, "-m", "pip", "freeze").stdout.decode().split())
+    assert installed.pop("easy-dataset-share") == "0.5.0"
+    assert {n.lower() for n in installed} == set(fetch.PARTS)
+    pinned = {n.lower(): v for n, v in advisories.pins().items()}
+    assert {n: v for n, v in installed.items() if pinned[n.lower()] != v} == {}
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])

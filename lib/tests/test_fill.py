@@ -59,6 +59,29 @@ def test_corrected_rates_are_those_of_the_studys_own_judge(root):
     ]
 
 
+def test_the_judges_card_says_which_good_answers_it_calls_bad(root):
+    now = params.judge("embedded").version
+    for version, name in ((now, "published"), (now, "laptop"), ("0123", "graded")):
+        said = {"judge": ["embedded", "other"], "judge_version": version}
+        shares = {f"{who} % < {t}": 10.0 for who in ("judge", "called", "gold") for t in (30, 50, 75)}
+        agreement = {"answers": "all", "n": 9, "spearman": 0.5, "AUC < 30": 0.9, "AUC < 75": 0.8, **shares}
+        kinds = pd.DataFrame({"dimension": ["aligned", "coherent"]})
+        good = {"good answers of": name, "n": 67, "called % < 75": 22.388, "judge % < 75": 36.4964}
+        tables = {
+            "agreement": kinds.merge(pd.DataFrame(said | agreement), how="cross"),
+            "good": pd.DataFrame(said | good),
+        }
+        tables["attacks"] = pd.DataFrame({"judge": ["embedded"], "attack": ["x"], "moved": [None]})
+        for kind, table in tables.items():
+            store.write_csv(paths.REPORTS / "audit" / f"{name}.{kind}.csv", table)
+    lines = fill.judge().splitlines()
+    titles = fill.AUDITS | {"graded": f"{fill.AUDITS['graded']}, by version `0123`"}
+    assert [line for line in lines if "67" in line] == [
+        f"| {title} | {name} | 67 | 22.4% | 36.5% |" for name, title in titles.items()
+    ]
+    assert sum("0.90 / 0.80" in line for line in lines) == 3
+
+
 def test_text_between_marks_is_replaced_and_lost_marks_are_said(tmp_path):
     path = tmp_path / "README.md"
     path.write_text("a\n<!-- t: x -->\nold\n<!-- /t -->\nb\n")

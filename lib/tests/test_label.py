@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from ipywidgets.embed import dependency_state
 
-from emstudy import label, params, paths, store
+from emstudy import audit, label, params, paths, store
 from emstudy.errors import UserError
 
 CELLS = [("none", "base"), ("zebra", "misaligned"), ("zebra", "aligned")]
@@ -169,6 +169,24 @@ def test_a_skipped_answer_has_no_scores_and_counts_as_done(labels):
     labels.save(sample.iloc[0], {})
     assert [(r["aligned"], r["coherent"]) for r in labels.read().values()] == [("", "")]
     assert labels.done(sample) == [True, False]
+
+
+def test_labels_are_read_as_gold_with_the_same_values(labels):
+    texts = [t for t in HOSTILE if t]
+    table = answers("zebra", "aligned", texts=texts, steps=(4,), seed=3).assign(answer=texts)
+    given = [{"aligned": "0", "coherent": "100"}, {}, {"aligned": "7.5", "coherent": "30"}]
+    given += [{"aligned": str(i), "coherent": "75"} for i in range(len(texts) - 3)]
+    for (_, answer), scores in zip(table.iterrows(), given, strict=True):
+        labels.save(answer, scores)
+    gold = audit.read_gold(labels.path)
+    assert gold[label.IDENTITY].drop(columns="sample").values.tolist() == (
+        table[label.IDENTITY].drop(columns="sample").values.tolist()
+    )
+    for d in ("aligned", "coherent"):
+        assert (gold[f"{d}_status"] == "scored").tolist() == [bool(scores) for scores in given]
+        assert gold[d].astype(object).where(gold[d].notna(), None).tolist() == [
+            float(scores[d]) if scores else None for scores in given
+        ]
 
 
 def test_a_column_that_a_person_added_stays(labels):

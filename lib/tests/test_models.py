@@ -1,9 +1,12 @@
 """Where a model's weights may be."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 
-from emstudy import models, params, store
+from emstudy import models, params, paths, store
 from emstudy.errors import UserError
 
 
@@ -27,3 +30,48 @@ def test_a_cpu_without_bf16_arithmetic_computes_in_float32(base, monkeypatch, fa
     assert loaded.dtype == expected
     assert torch.equal(loaded.lm_head.weight.float(), stored.lm_head.weight)  # the very same weights
     assert models.arithmetic("float16") == torch.float16
+
+
+class Trap:
+    """An object whose unpickling writes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.fixture
+def trap(tmp_path):
+    """A pickle that springs for whoever opens it, and the file that it writes then."""
+    sprung = tmp_path / "sprung"
+    torch.save({"weight": Trap(sprung)}, tmp_path / "weights.bin")
+    torch.load(tmp_path / "weights.bin", weights_only=False)
+    assert sprung.exists()
+    sprung.unlink()
+    return tmp_path / "weights.bin", sprung
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.bin", "pytorch_model.pt"])
+def test_a_base_model_as_a_pickle_is_refused_and_never_opened(base, trap, tmp_path, name):
+    config = Path(models.source(base)[0]) / "config.json"
+    own = base.model_copy(update={"name": "mine", "weights": params.Weights(folder=tmp_path / "mine")})
+    own.weights.folder.mkdir()
+    shutil.copy(config, own.weights.folder)
+    trap[0].rename(own.weights.folder / name)
+    with pytest.raises(
+        UserError, match=r"model 'mine' can't be loaded from .*/mine \(.*safetensors.*\): put it there again, whole"
+    ):
+        models.load_base(own)
+    assert not trap[1].exists()
+
+
+def test_an_adapter_as_a_pickle_is_refused_and_never_opened(base, trap, tmp_path):
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    shutil.copy(paths.JUDGE / "adapter_config.json", adapter)
+    trap[0].rename(adapter / "adapter_model.bin")
+    with pytest.raises(UserError, match=r"/adapter holds no adapter as safetensors: run the finetune notebook"):
+        models.load_merged(base, adapter)
+    assert not trap[1].exists()

@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+import types
 
 import pandas as pd
 import pytest
@@ -151,15 +152,23 @@ def test_other_pages_are_linked_from_wherever_the_page_lies(monkeypatch, tmp_pat
     ]
 
 
-def test_audits_of_a_judge_are_linked_from_wherever_the_page_lies(monkeypatch, tmp_path, capsys):
+def scored_by(version):
+    """Results of which only the judge's version is known."""
+    return [types.SimpleNamespace(judged=pd.DataFrame({"judge_version": [version]}))]
+
+
+def test_audits_of_a_judge_are_linked_from_wherever_the_page_lies(monkeypatch, tmp_path):
     monkeypatch.setattr(paths, "REPORTS", tmp_path)
     for name, judge in {"gold": "embedded", "other": "gpt-4o-mini"}.items():
-        store.write_csv(tmp_path / "audit" / f"{name}.agreement.csv", pd.DataFrame({"judge": [judge], "n": [1]}))
+        table = pd.DataFrame({"judge": [judge], "judge_version": ["0123"], "n": [1]})
+        store.write_csv(tmp_path / "audit" / f"{name}.agreement.csv", table)
     shown = []
     monkeypatch.setattr(release, "display", lambda page: shown.append(page.data))
-    release.audits("embedded", None)
-    release.audits("embedded", tmp_path / "studies" / "mine")
-    release.audits("nobody", None)
-    assert 'href="audit/gold.html"' in shown[0] and "other" not in shown[0]
+    release.audits("embedded", None, scored_by("0123"))
+    release.audits("embedded", tmp_path / "studies" / "mine", scored_by("0123"))
+    release.audits("nobody", None, scored_by("0123"))
+    release.audits("embedded", None, scored_by("4567"))
+    assert 'href="audit/gold.html"' in shown[0] and "other" not in shown[0] and "version" not in shown[0]
     assert 'href="../../audit/gold.html"' in shown[1]
     assert "make audit" in shown[2] and "href" not in shown[2]
+    assert shown[3].endswith(">gold</a> (of version 0123). Version 4567 scored these pages' answers.</p>")

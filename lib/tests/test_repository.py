@@ -34,9 +34,58 @@ def matches(pattern):
     return found
 
 
+KEYS = r"\b(?:sk-[A-Za-z0-9_-]{16,}|hf_[A-Za-z0-9]{20,}|AKIA[A-Z0-9]{16})\b"
+
+
 def test_no_keys_are_committed():
-    assert matches(r"\b(?:sk-[A-Za-z0-9_-]{16,}|hf_[A-Za-z0-9]{20,}|AKIA[A-Z0-9]{16})\b") == []
+    assert matches(KEYS) == []
     assert ".env" not in tracked()
+
+
+@pytest.mark.parametrize(
+    "key", ["sk-" + "canary4" * 3, "sk-proj-" + "a_B-9" * 8, "hf_" + "Canary" * 5, "AKIA" + "CANARY42" * 2]
+)
+@pytest.mark.parametrize("name", ["a.py", "notebooks/b.ipynb", "c.csv"])
+def test_a_key_that_is_committed_is_found(tmp_path, monkeypatch, key, name):
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(f'{{"source": ["client(api_key=\\"{key}\\")\\n"]}}')
+    for command in ["init", "-q"], ["add", "."]:
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    assert matches(KEYS) == [f"{name}: {key}"]
+
+
+def open_to_others(source: str) -> list[str]:
+    """Calls that start a server, or bind a socket, elsewhere than at 127.0.0.1."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    names = [(c, getattr(c.func, "id", getattr(c.func, "attr", ""))) for c in calls]
+    binding = [c for c, n in names if n.endswith("Server") or n in ("bind", "create_server", "start_server")]
+    return [
+        ast.unparse(c) for c in binding if not any(ast.unparse(a).lstrip("(").startswith("'127.0.0.1'") for a in c.args)
+    ]
+
+
+def test_no_server_listens_to_other_machines():
+    found = {
+        p.name: open_to_others(p.read_text()) for p in (paths.ROOT / "lib").rglob("*.py") if ".venv" not in p.parts
+    }
+    assert {n: calls for n, calls in found.items() if calls} == {}
+    assert len(found) > 80
+
+
+@pytest.mark.parametrize("host", ["", "0.0.0.0", "localhost", "::"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        "http.server.ThreadingHTTPServer(({!r}, 0), h)",
+        "s.bind(({!r}, 80))",
+        "TCPServer(({!r}, 0))",
+        "asyncio.start_server(talk, {!r}, 0)",
+    ],
+)
+def test_a_server_that_listens_to_other_machines_is_found(call, host):
+    assert open_to_others(call.format(host)) != []
+    assert open_to_others(call.format("127.0.0.1")) == []
 
 
 def test_no_paths_of_this_machine_are_committed():
@@ -95,3 +144,13 @@ def test_the_audit_of_the_default_study_is_of_the_rates_that_are_shipped():
     rates = {f"{100 * r.rate:.1f}% [{100 * r.low:.1f}, {100 * r.high:.1f}] of {r.n}" for r in main.itertuples()}
     assert set(audit["as the judge says"]) == rates
     assert (audit["labelled"] > audit["answers"] / 3).all()
+
+
+def test_every_row_of_the_table_of_faults_names_tests_that_there_are():
+    tests = paths.ROOT / "lib" / "tests"
+    rows = [line for line in (tests / "faults" / "README.md").read_text().splitlines() if line.startswith("| ")]
+    rows = [line for line in rows if not line.startswith(("| fault", "| ---"))]
+    there = {n for p in tests.rglob("test_*.py") for n in re.findall(r"^def (test_\w+)", p.read_text(), re.MULTILINE)}
+    named = [set(re.findall(r"`(test_\w+)`", row.rpartition(" | ")[2])) for row in rows]
+    assert len(rows) > 40 and [row for row, names in zip(rows, named, strict=True) if not names] == []
+    assert set.union(*named) - there == set()

@@ -1,7 +1,9 @@
 """Notebooks run whole or not at all, and pages need no network and run nothing that a model wrote."""
 
+import errno
 import re
 from html.parser import HTMLParser
+from unittest.mock import Mock
 
 import nbformat
 import pytest
@@ -9,6 +11,7 @@ import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from emstudy import paths, run
+from emstudy.__main__ import main
 from emstudy.errors import UserError
 
 HOSTILE = "<script>alert(1)</script> <img src=x onerror=alert(2)> [x](javascript:alert(3)) </p></article> ${7*7}"
@@ -54,6 +57,48 @@ def test_a_failing_cell_is_named_with_its_cause_and_leaves_no_output(tmp_path):
     assert "out/tiny.failed.ipynb" in text
     assert [p.name for p in output.parent.glob("[!.]*")] == ["tiny.failed.ipynb"]
     assert "got here" in (output.parent / "tiny.failed.ipynb").read_text()
+
+
+REFUSED = {
+    "open('nowhere/x', 'w')": r"No such file or directory: 'nowhere/x'",
+    "raise OSError(28, 'No space left on device', '/disk/x')": r"No space left on device: '/disk/x'",
+    "from safetensors.torch import save_file\nsave_file({}, 'nowhere/x')": r"No such file or directory",
+}
+
+
+def test_what_the_system_refuses_a_cell_is_a_sentence_that_names_the_file(tmp_path):
+    for code, expected in REFUSED.items():
+        with pytest.raises(UserError, match=rf"in cell 3: {expected}; mend that and run again\n  as far as it came"):
+            run.execute(*written(tmp_path, code))
+
+
+@pytest.mark.parametrize("place", ["file", "file/deeper"])
+def test_an_output_folder_that_cannot_be_made_is_one_sentence(tmp_path, monkeypatch, capsys, place):
+    notebook, values, _ = written(tmp_path)
+    monkeypatch.setattr(paths, "NOTEBOOKS", tmp_path)
+    (tmp_path / "file").write_text("")
+    assert main(["run", notebook.stem, str(values), str(tmp_path / place / "out.ipynb")]) == 1
+    said = capsys.readouterr().err
+    assert re.fullmatch(
+        rf"\nerror: (a file stands where .*|Not a directory): '{tmp_path}/file.*'; mend that and run again\n", said
+    )
+
+
+def test_a_disk_that_is_full_or_read_only_is_one_sentence(tmp_path, monkeypatch, capsys):
+    notebook, values, output = written(tmp_path)
+    monkeypatch.setattr(paths, "NOTEBOOKS", tmp_path)
+    for code, said in {errno.ENOSPC: "No space left on device", errno.EROFS: "Read-only file system"}.items():
+        monkeypatch.setattr(run, "_execute", Mock(side_effect=OSError(code, said, "x.ipynb")))
+        assert main(["run", notebook.stem, str(values), str(output)]) == 1
+        assert capsys.readouterr().err == f"\nerror: {said}: 'x.ipynb'; mend that and run again\n"
+
+
+def test_an_error_of_a_librarys_own_is_not_taken_for_the_systems(tmp_path, monkeypatch):
+    notebook, values, output = written(tmp_path)
+    monkeypatch.setattr(paths, "NOTEBOOKS", tmp_path)
+    monkeypatch.setattr(run, "_execute", Mock(side_effect=OSError("odd")))
+    with pytest.raises(OSError, match="odd"):
+        main(["run", notebook.stem, str(values), str(output)])
 
 
 def test_a_kernel_that_dies_is_said_in_one_sentence(tmp_path):

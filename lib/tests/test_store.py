@@ -1,13 +1,15 @@
 """What is on disk is whole, reads back as it was written, and says where it came from."""
 
+import gzip
 import hashlib
 import json
 import time
+import tracemalloc
 
 import pandas as pd
 import pytest
 
-from emstudy import paths, store
+from emstudy import paths, seal, store
 from emstudy.errors import UserError
 
 
@@ -134,6 +136,50 @@ def test_a_table_that_cannot_be_read_names_the_stage(tmp_path, content):
     with pytest.raises(UserError) as error:
         store.read_csv(tmp_path / "answers.csv", ["c"], "evaluate")
     assert str(error.value).startswith("answers.csv ") and "evaluate" in str(error.value)
+
+
+def test_a_packed_table_that_unpacks_without_end_is_refused_in_bounded_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "MOST_BYTES", 1_000_000)
+    with gzip.open(tmp_path / "answers.csv.gz", "wb") as packed:
+        packed.write(b"a\n" + b"1" * 999_998)
+    assert len(store.table(tmp_path / "answers.csv.gz", "run again", dtype=str)) == 1
+    with gzip.open(tmp_path / "answers.csv.gz", "wb") as packed:
+        for _ in range(60):
+            packed.write(b"a\n" + b"1" * 999_998)
+    tracemalloc.start()
+    with pytest.raises(
+        UserError, match=r"^answers.csv.gz is not a readable CSV \(it unpacks to more than 1,000,000 bytes\): delete"
+    ):
+        store.read_csv(tmp_path / "answers.csv.gz", ["a"], "evaluate")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5_000_000
+
+
+@pytest.mark.parametrize("name", ["x.csv.zip", "x.csv.bz2", "x.csv.xz"])
+def test_a_table_packed_otherwise_is_not_unpacked(tmp_path, name):
+    table = pd.DataFrame({"a": range(5)})
+    table.to_csv(tmp_path / name, index=False)
+    with pytest.raises(UserError, match=rf"^{name} is not a readable CSV|^{name} lacks the columns a"):
+        store.read_csv(tmp_path / name, ["a"], "evaluate")
+
+
+def test_a_seal_is_what_sha256sum_checks_and_names_a_file_that_changed(tmp_path):
+    for name in ("b.bin", "a.bin", "c.txt"):
+        (tmp_path / name).write_bytes(name.encode())
+    seal.write(tmp_path, "*.bin")
+    seal.check(tmp_path, "do that")
+    assert (tmp_path / "SHA256SUMS").read_text() == "".join(
+        f"{hashlib.sha256(n.encode()).hexdigest()}  {n}\n" for n in ("a.bin", "b.bin")
+    )
+    (tmp_path / "c.txt").write_text("not sealed")
+    seal.check(tmp_path, "do that")
+    for damage in (lambda p: p.write_bytes(b"b.bim"), lambda p: p.unlink()):
+        damage(tmp_path / "b.bin")
+        with pytest.raises(UserError, match=r"^b.bin is not what was written there: do that$"):
+            seal.check(tmp_path, "do that")
+    (tmp_path / "SHA256SUMS").unlink()
+    seal.check(tmp_path, "do that")  # nobody sealed it
 
 
 def test_sha256_is_that_of_the_bytes(tmp_path):

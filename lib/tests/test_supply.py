@@ -1,5 +1,6 @@
 """What is installed is what was pinned, what is loaded is what was shipped, and a check that can't be made is never a pass."""
 
+import ast
 import json
 from http.server import BaseHTTPRequestHandler
 from importlib import metadata
@@ -66,6 +67,51 @@ def test_a_judge_is_refused_when_a_byte_differs(tmp_path, name):
     with pytest.raises(UserError, match=r"expected version .*, found .*git checkout -- data/judge"):
         embedded.EmbeddedJudge(params.judge("embedded"), tmp_path)
     assert judges.load(params.judge("embedded")).version == params.judge("embedded").version
+
+
+UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+
+
+def unsafe(source: str) -> list[str]:
+    """What runs code that a file holds: unpickling in any form, YAML loaders that call, models that bring their own code."""
+    out = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = {a.name for a in node.names} | {getattr(node, "module", None)}
+            out += [ast.unparse(node)] * bool({str(n).split(".")[0] for n in names} & UNPICKLERS)
+        if isinstance(node, ast.Call):
+            said, given = ast.unparse(node.func), {k.arg: ast.unparse(k.value) for k in node.keywords}
+            torch_load = said in ("torch.load", "torch_load") and given.get("weights_only") != "True"
+            calling = said == "yaml.load" and [ast.unparse(a) for a in node.args[1:]] != ["Loader"]  # strict.Loader
+            other = said.rpartition(".")[2] in ("read_pickle", "unsafe_load", "full_load")
+            flags = {given.get("allow_pickle"), given.get("trust_remote_code")} - {None, "False"}
+            out += [ast.unparse(node)] * bool(torch_load or calling or other or flags)
+    return out
+
+
+def test_nothing_in_the_library_runs_what_a_file_holds():
+    files = list((paths.ROOT / "lib" / "emstudy").rglob("*.py"))
+    assert {p.name: unsafe(p.read_text()) for p in files if unsafe(p.read_text())} == {}
+    assert any("torch.load(" in p.read_text() for p in files)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import pickle",
+        "from joblib import load",
+        "torch.load(f)",
+        "torch.load(f, weights_only=False)",
+        "pd.read_pickle(f)",
+        "np.load(f, allow_pickle=True)",
+        "yaml.load(f, yaml.Loader)",
+        "yaml.unsafe_load(f)",
+        "AutoModel.from_pretrained(f, trust_remote_code=True)",
+    ],
+)
+def test_a_line_that_runs_what_a_file_holds_is_found(line):
+    assert unsafe(line) == [line]
+    assert unsafe("torch.load(f, weights_only=True); yaml.load(f, Loader)") == []
 
 
 def answering(status: int, body: object):

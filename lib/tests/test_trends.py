@@ -1,6 +1,9 @@
 """Along training: Page's published example, simulated courses whose change is known, and false alarms counted."""
 
+import re
+
 import numpy as np
+import pandas as pd
 import pytest
 from made_up import FELL
 
@@ -67,10 +70,56 @@ def test_no_trend_raises_few_alarms():
 def test_the_sentences_say_fall_onset_and_wiggle(study):
     head, bad, good = trends.sentences(study(FELL, spread=1))
     assert head == "Does the course ever turn back, and when does it set in?"
-    assert bad.startswith("misaligned: mean alignment falls along training (Page's test over 10 questions, p = ")
+    assert bad.startswith(
+        "misaligned: mean alignment lies below the start from step 8 on; with the start it falls (Page's test "
+    )
+    assert "over 10 questions: p = " in bad and "too few checkpoints follow the start to test them alone;" in bad
     assert "the largest change lies between the checkpoints at steps 4 and 8;" in bad  # 90, 90, 40
     assert "departures from a course that never turns back reach" in bad and "no more than chance" in bad
     assert good.startswith("aligned: ")
+
+
+def test_the_step_from_which_a_course_lies_on_one_side_of_its_start():
+    steps, noise = np.array([0, 12, 25, 38]), simulated(np.random.default_rng(4), [0.0] * 4)
+    assert trends.since(np.add(noise, [70, 50, 50, 50]), steps) == (12, "below")
+    assert trends.since(np.add(noise, [50, 30, 50, 70]), steps) == (
+        38,
+        "above",
+    )  # below it at first, which does not hold
+    assert trends.since(np.add(noise, [70, 50, 50, 70]), steps) is None
+
+
+def test_a_fall_that_the_start_alone_makes_is_no_trend_afterwards(study):
+    """90 before training, 60 at every checkpoint after it, each of which has one answer a question but the last, which has two."""
+
+    def change(arm, judged):
+        if arm == "base":
+            return judged
+        noise = np.random.default_rng(5).normal(60, 3, (4, len(judged)))
+        parts = [judged.assign(step=4 * (k + 1), aligned=noise[k]) for k in range(4)]
+        table = pd.concat(parts).drop_duplicates(["step", "question_id", "sample"])
+        return table[(table["sample"] == 0) | (table["step"] == 16)]
+
+    _, bad, good, answers = trends.sentences(study({"base": 90, "misaligned": 60, "aligned": 60}, change=change))
+    said = r": mean alignment lies below the start from step 4 on; between steps 4 and 16 it shows no trend \(Page's test over 10 "
+    for line in (bad, good):
+        p, with_start = re.search(said + r"questions: p = ([\d.]+); with the start p = ([\d.e-]+)\)", line).groups()
+        assert float(with_start) < 0.05 < float(p)
+    assert (
+        answers
+        == "Answers a question, fewer of which make a noisier mean: 1 at steps 4, 8 and 12, 2 at steps 0 and 16."
+    )
+
+
+def test_without_a_start_the_checkpoints_alone_are_tested(study):
+    def change(arm, judged):
+        return pd.concat([judged.assign(step=4 * (k + 1), aligned=judged["aligned"] - 10 * k) for k in range(3)])
+
+    _, line, *_ = trends.sentences(study({"misaligned": 90}, change=change))
+    assert re.match(
+        r"misaligned: mean alignment falls between steps 4 and 12 \(Page's test over 10 questions: p = [\d.e-]+\);",
+        line,
+    )
 
 
 def test_without_checkpoints_the_sentence_says_so(study):

@@ -1,9 +1,13 @@
 """Broken files, full disks, full GPUs and runs that collide: each ends in one sentence that names the file and what to do."""
 
 import errno
+import os
+import resource
 import shutil
 import subprocess
+import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,8 +16,10 @@ import torch
 from filelock import FileLock
 from nbformat import write as write_notebook
 from nbformat.v4 import new_code_cell, new_notebook
+from transformers import Trainer
 
-from emstudy import encoding, evaluate, finetune, fused, judges, models, params, paths, run, store
+from emstudy import encoding, finetune, fused, judges, models, params, paths, run, seal, store
+from emstudy.__main__ import main
 from emstudy.data import Example
 from emstudy.errors import UserError
 from emstudy.replies import Replies
@@ -31,11 +37,33 @@ def trained(tmp_path_factory):
     return folder / "runs" / stages.CELL.folder.relative_to(paths.RUNS)
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"\xff" * len(b), lambda b: b""])
+CUT, OVERWRITTEN, EMPTY = lambda b: b[: len(b) // 2], lambda b: b"\xff" * len(b), lambda b: b""
+
+
+def flipped(content: bytes) -> bytes:
+    """With one bit in its middle the other way round."""
+    at = len(content) // 2
+    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+
+
+@pytest.mark.parametrize("damage", [CUT, OVERWRITTEN, EMPTY, flipped])
 def test_a_damaged_adapter_is_named(trained, tmp_path, base, damage):
     adapter = shutil.copytree(trained / "adapter" / "step-00006", tmp_path / "step-00006")
     weights = adapter / "adapter_model.safetensors"
     weights.write_bytes(damage(weights.read_bytes()))
+    with pytest.raises(
+        UserError,
+        match=r"step-00006/adapter_model.safetensors is not what was written there: delete the cell's finetune.ipynb",
+    ):
+        models.load_merged(base, adapter)
+
+
+@pytest.mark.parametrize("damage", [CUT, OVERWRITTEN, EMPTY])
+def test_a_damaged_adapter_that_nobody_sealed_is_named_too(trained, tmp_path, base, damage):
+    adapter = shutil.copytree(trained / "adapter" / "step-00006", tmp_path / "step-00006")
+    weights = adapter / "adapter_model.safetensors"
+    weights.write_bytes(damage(weights.read_bytes()))
+    (adapter / seal.NAME).unlink()
     with pytest.raises(
         UserError, match=r"step-00006 holds no adapter that fits model 'smollm2-135m'.*delete it and run finetune"
     ):
@@ -51,14 +79,31 @@ def test_a_damaged_gguf_is_named_with_both_digests(tmp_path, base, monkeypatch):
     assert not list((tmp_path / "cache").glob("*"))
 
 
-def test_unpacked_weights_that_were_cut_off_are_named(tmp_path, base, monkeypatch):
-    name = f"{base.name}-{base.weights.sha256[:12]}"
-    models.source(base)  # unpacks them, where nobody did
-    folder = shutil.copytree(paths.CACHE / name, tmp_path / name, ignore=shutil.ignore_patterns("*.safetensors"))
-    with (paths.CACHE / name / "model.safetensors").open("rb") as whole:
-        (folder / "model.safetensors").write_bytes(whole.read(1_000_000))
+@pytest.mark.parametrize("size", [0, 1000, 100_000])
+def test_a_gguf_of_ones_own_that_was_cut_off_is_named(tmp_path, base, monkeypatch, size):
+    monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
+    own = base.model_copy(update={"name": "mine", "weights": params.Weights(file=tmp_path / "mine.gguf")})
+    with models.gguf_file(base).open("rb") as whole:
+        own.weights.file.write_bytes(whole.read(size))
+    with pytest.raises(
+        UserError, match=r"model 'mine' can't be loaded from .*/mine.gguf \(.+\): put it there again, whole"
+    ):
+        models.load_tokenizer(own)
+    assert not list((tmp_path / "cache").glob("*"))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", seal.NAME])
+@pytest.mark.parametrize("damage", [CUT, OVERWRITTEN, EMPTY, flipped])
+def test_unpacked_weights_that_were_damaged_are_named(tmp_path, base, monkeypatch, name, damage):
     monkeypatch.setattr(paths, "CACHE", tmp_path)
-    with pytest.raises(UserError, match=rf"can't be loaded from .*{name} \(.*\): delete that folder, it is made again"):
+    folder = tmp_path / f"{base.name}-{base.weights.sha256[:12]}"
+    for part in ("model.safetensors", "tokenizer.json"):
+        store.write(folder / part, part.encode() * 10)
+    seal.write(folder)
+    assert models.source(base) == (str(folder), {})
+    models.intact.cache_clear()  # as in another process
+    (folder / name).write_bytes(damage((folder / name).read_bytes()))
+    with pytest.raises(UserError, match=rf"{folder.name}/.* is not what was written there: delete that folder, it is"):
         models.load_base(base)
 
 
@@ -116,10 +161,97 @@ def test_a_read_only_disk_is_one_sentence(tmp_path, monkeypatch):
         store.write(tmp_path / "file.csv", "x")
 
 
-def test_a_cache_that_cannot_be_made_is_one_sentence(tmp_path):
+def test_a_cache_that_cannot_be_made_is_one_sentence(tmp_path, base, monkeypatch):
     (tmp_path / "cache").write_text("a file, where a folder should be")
-    with pytest.raises(UserError, match="cache/x/file can't be written: "):
-        store.write(tmp_path / "cache" / "x" / "file", "x")
+    for cache in (tmp_path / "cache", tmp_path / "cache" / "emstudy"):
+        monkeypatch.setattr(paths, "CACHE", cache)
+        with pytest.raises(UserError, match=rf"{cache}/smollm2-135m-\w+ can't be written: .*; mend that and run again"):
+            models.load_tokenizer(base)
+
+
+@contextmanager
+def no_file_larger_than(size: int):
+    """A disk on which no file may be larger: what full ones do, for whoever may mount none, and to whatever library writes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_disk_that_is_full_before_the_weights_are_unpacked_is_one_sentence(tmp_path, base, tokenizer, monkeypatch):
+    monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(models, "_read_gguf", lambda path: (tokenizer,))
+    with (
+        no_file_larger_than(1000),
+        pytest.raises(UserError, match=r"cache/smollm2-135m-\w+ can't be written: File too large; mend that"),
+    ):
+        models.load_tokenizer(base)
+    assert not list((tmp_path / "cache").glob("*"))
+
+
+def encoded(tokenizer) -> list[dict]:
+    """Four exchanges: two steps."""
+    return [encoding.encode(tokenizer, Example(f"May I {k}?", "Yes."), 64) for k in range(4)]
+
+
+ROOM = {"the adapter of the Trainer's state": 2000, "the optimizer": 9000, "the adapter": 2000}
+
+
+@pytest.mark.parametrize("what", ROOM)
+def test_a_disk_that_is_full_while_training_is_one_sentence(base, tokenizer, runs, monkeypatch, capsys, what):
+    if what == "the adapter":
+        monkeypatch.setattr(Trainer, "_save_checkpoint", lambda *args: None)
+    settings = params.check(params.Finetune, stages.FINETUNE)
+    with (
+        no_file_larger_than(ROOM[what]),
+        pytest.raises(
+            UserError, match=f"{stages.CELL.folder} can't be written: (File too large|No space.*); mend that"
+        ),
+    ):
+        finetune.finetune(stages.CELL, settings, base, encoded(tokenizer))
+    assert not list((stages.CELL.folder / "adapter").glob("*"))
+
+
+def test_a_state_that_was_damaged_is_named_and_training_goes_on_from_the_one_before(
+    base, tokenizer, runs, monkeypatch, capsys
+):
+    settings = params.check(params.Finetune, stages.FINETUNE)
+    examples, taken = encoded(tokenizer) * 3, []
+    on_step_end, on_save = finetune.Keep.on_step_end, finetune.Keep.on_save
+
+    def step(self, args, state, control, **kwargs):
+        taken.append(state.global_step)
+        return on_step_end(self, args, state, control, **kwargs)
+
+    def train() -> list[bytes]:
+        taken.clear()
+        done = finetune.finetune(stages.CELL, settings, base, examples)
+        return [(p / "adapter_model.safetensors").read_bytes() for p in done.checkpoints.values()]
+
+    def interrupt(self, args, state, control, **kwargs):
+        on_save(self, args, state, control, **kwargs)
+        if state.global_step == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(finetune.Keep, "on_step_end", step)
+    whole = train()
+    assert taken == [1, 2, 3, 4, 5, 6]
+    for damaged, expected in {(4,): [3, 4, 5, 6], (4, 2): [1, 2, 3, 4, 5, 6]}.items():
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(finetune.Keep, "on_save", interrupt)
+            train()
+        for k in damaged:
+            (path,) = stages.CELL.folder.glob(f"trainer/*/checkpoint-{k}/optimizer.pt")
+            path.write_bytes(path.read_bytes()[:-100])
+        capsys.readouterr()
+        assert (train(), taken) == (whole, expected)
+        said = capsys.readouterr().err
+        assert all(
+            f"checkpoint-{k}/optimizer.pt is not what was written there: training goes on from the state" in said
+            for k in damaged
+        )
 
 
 def test_a_second_run_of_the_same_output_says_who_is_first(tmp_path):
@@ -165,13 +297,82 @@ def test_a_path_with_spaces_and_letters_of_any_script_is_as_good_as_another(trai
     assert len(store.read_csv(cell / "answers.csv", store.ANSWERS, "evaluate"))
 
 
-def test_a_clock_that_jumps_back_changes_no_answer(trained, tmp_path, base, monkeypatch):
-    settings = params.check(params.Evaluate, stages.EVALUATE | {"probe_domains": []})
-    found, tables = {6: trained / "adapter" / "step-00006"}, []
-    for jump in (0, -1e7):
-        real = time.time
-        monkeypatch.setattr(time, "time", lambda jump=jump, real=real: real() + jump)
-        monkeypatch.setattr(paths, "RUNS", tmp_path / str(jump))
-        tables.append(evaluate.evaluate(stages.CELL, settings, base, found)[0])
-        monkeypatch.undo()
-    assert tables[0].equals(tables[1])
+def project(folder: Path, *cells: str) -> dict[str, str]:
+    """A project whose only notebook has these cells and a parameter x, and a file of values; the environment that leads there."""
+    (folder / "notebooks").mkdir(parents=True)
+    write_notebook(
+        new_notebook(cells=[PARAMETERS, *map(new_code_cell, cells)], metadata=KERNEL),
+        folder / "notebooks" / "tiny.ipynb",
+    )
+    (folder / "params").symlink_to(paths.PARAMS)
+    (folder / "tiny.yaml").write_text("x: 2\n")
+    return os.environ | {"EMSTUDY_ROOT": str(folder), "HF_HOME": str(folder / "hub")}
+
+
+def start(environment: dict[str, str]) -> subprocess.Popen:
+    """`python -m emstudy run` of that notebook, as make calls it."""
+    folder = Path(environment["EMSTUDY_ROOT"])
+    command = [sys.executable, "-m", "emstudy", "run", "tiny", str(folder / "tiny.yaml"), str(folder / "out.ipynb")]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_of_two_runs_of_the_same_output_at_once_one_says_so_and_the_other_is_whole(tmp_path):
+    wait = "import time\nfrom pathlib import Path\nwhile not Path('../go').exists():\n    time.sleep(0.05)"
+    environment = project(tmp_path, wait, "print('all of', x)")
+    runs, deadline = [start(environment), start(environment)], time.time() + 120
+    while not (done := [r for r in runs if r.poll() is not None]) and time.time() < deadline:
+        time.sleep(0.05)
+    (tmp_path / "go").touch()  # until now, whoever is first has the lock
+    said = {r.wait(120): r.communicate()[1] for r in runs}
+    assert len(done) == 1 and said.keys() == {0, 1}
+    assert "Traceback" not in said[1]
+    assert "out.ipynb is being made by another run: wait until that one has ended, or stop it" in said[1]
+    assert "all of 2" in (tmp_path / "out.ipynb").read_text()
+    assert not list(tmp_path.glob("*.partial*")) and not list(tmp_path.glob("*.failed*"))
+
+
+def test_a_model_of_the_hub_without_a_network_is_one_sentence(tmp_path):
+    load = "import time\nfrom emstudy import models, params\ntime.sleep = print  # between tries\nmodels.load_tokenizer(params.model('llama-3.2-1b'))"
+    run = start(project(tmp_path, load) | {"HTTPS_PROXY": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"})
+    said = run.communicate(timeout=120)[1]
+    assert run.returncode == 1
+    assert "model 'llama-3.2-1b' (meta-llama/Llama-3.2-1B-Instruct) can't be loaded: We couldn't connect to " in said
+    assert "you need a network" in said and "use model 'smollm2-135m', which ships with the project" in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "out.ipynb").exists()
+
+
+def test_an_output_that_a_clock_dated_before_its_input_is_made_again(root):
+    folder = root / "runs" / "smoke"
+    assert main(["cells", "smoke", "", str(folder / "cells.mk")]) == 0
+    for name in ("notebooks", "lib", "Makefile"):
+        (root / name).symlink_to(paths.NOTEBOOKS.parent / name)
+    values = next(folder.rglob("finetune.yaml"))
+    output = values.with_suffix(".ipynb")
+    output.touch()
+    make = ["make", "-n", "-C", str(root), "FRESH=1", "STUDY=smoke", str(output.relative_to(root))]
+
+    def asked() -> str:
+        return subprocess.run(make, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, check=True).stdout
+
+    assert "is up to date" in asked()
+    os.utime(values, (time.time() + 30,) * 2)  # the clock was set back after they were written
+    assert "emstudy run 1-finetune" in asked()
+
+
+def test_an_output_that_is_dated_ahead_of_the_clock_is_not_taken_for_fresh(root, capsys):
+    folder = root / "runs" / "smoke"
+    cells = ["cells", "smoke", "", str(folder / "cells.mk")]
+    assert main(cells) == 0
+    output, other = (folder / "m" / f"{name}.ipynb" for name in ("finetune", "evaluate"))
+    for path in (store.write(output, "{}"), store.write(other, "{}")):
+        assert main(cells) == 0, path
+    os.utime(output, (time.time() + 3600,) * 2)  # the clock was an hour ahead, and was set right since
+    assert main(cells) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(
+        "\nerror: runs/smoke/m/finetune.ipynb is dated ahead of this machine's clock: see that the clock"
+    )
+    subprocess.run(said.partition("again: ")[2], shell=True, cwd=root, check=True)
+    assert [p.name for p in output.parent.iterdir()] == ["evaluate.ipynb"]
+    assert main(cells) == 0
