@@ -98,13 +98,17 @@ def forget(folder: Path, pattern: str) -> None:
 def table(path: Path, otherwise: str, **form) -> pd.DataFrame:
     """A CSV, as pandas reads it, packed where its name ends in .gz. Raises UserError, which ends with `otherwise`, when it is none."""
     try:
-        if path.suffix != ".gz":
-            return pd.read_csv(path, compression=None, **form)
-        with gzip.open(path) as packed:
-            text = packed.read(MOST_BYTES + 1)
-        if len(text) > MOST_BYTES:
-            raise ValueError(f"it unpacks to more than {MOST_BYTES:,} bytes")
-        return pd.read_csv(io.BytesIO(text), **form)
+        source = path
+        if path.suffix == ".gz":
+            with gzip.open(path) as packed:
+                text = packed.read(MOST_BYTES + 1)
+            if len(text) > MOST_BYTES:
+                raise ValueError(f"it unpacks to more than {MOST_BYTES:,} bytes")
+            source = io.BytesIO(text)
+        found = pd.read_csv(source, compression=None, **form)
+        if not isinstance(found.index, pd.RangeIndex):  # pandas would shift every column by one
+            raise ValueError("its rows have more fields than its header")
+        return found
     except (ValueError, OSError, EOFError, zlib.error) as error:  # pandas' own errors are ValueErrors
         said = " ".join(str(error).split())[:300]
         raise UserError(f"{paths.show(path)} is not a readable CSV ({said}): {otherwise}") from None

@@ -211,3 +211,11 @@ def test_an_absent_record_says_that_its_output_was_not_finished(tmp_path):
     assert str(error.value) == (
         "answers.csv.record.json is not there: answers.csv was not finished, run its stage again"
     )
+
+
+def test_rows_longer_than_the_header_are_refused_and_not_shifted(tmp_path):
+    """A comma at the end of every row: pandas takes the first column for an index and each column for the one before it."""
+    file = tmp_path / "scores.csv"
+    file.write_text("response,aligned,coherent\nYes.,10,90,\nNo.,20,80,\n")
+    with pytest.raises(UserError, match=r"scores.csv.*more fields than its header"):
+        store.table(file, "mend it")
