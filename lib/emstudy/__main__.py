@@ -187,7 +187,7 @@ def do_audit(given) -> None:
     run.execute(
         paths.NOTEBOOKS / "7-audit.ipynb", study.write_parameters(executed.with_suffix(".yaml"), values, []), executed
     )
-    title = f"Audit: {' and '.join(params.judge(j).title for j in judges)}"
+    title = f"Audit: {' and '.join(params.judge(j).title for j in judges)} on {name}"
     print(f"written: {paths.show(run.render(executed, paths.REPORTS / 'audit' / f'{name}.html', title, '..'))}")
 
 

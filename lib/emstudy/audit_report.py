@@ -90,7 +90,7 @@ def by(audit: Audit, column: pd.Series) -> pd.DataFrame:
     rows = []
     for name in audit.judged:
         scored = audit.scored(name)
-        for d, value in product(audit.limits, sorted(column[scored].unique())):
+        for d, value in product(audit.limits, column[scored].drop_duplicates().sort_values()):
             row = {"judge": name, "dimension": d, column.name: value}
             rows.append(row | audit.summary(name, d, scored & (column == value)))
     return pd.DataFrame(rows)
@@ -112,9 +112,12 @@ def good(audit: Audit) -> pd.DataFrame:
 
 
 def lengths(audit: Audit) -> pd.Series:
-    """Each answer's quarter by length, in characters."""
+    """Each answer's quarter by length, in characters: '191 to 228', in order; empty ones for themselves, as where all others are alike."""
     size = audit.gold["answer"].str.len()
-    return pd.qcut(size, 4, duplicates="drop").astype(str).where(size > 0, "0").rename("characters")
+    quarters = pd.qcut(size.where(size > 0), 4, duplicates="drop")
+    names = [f"{int(q.left) + 1} to {int(q.right)}" for q in quarters.cat.categories]
+    named = quarters.cat.rename_categories(names).astype(object).fillna(size.astype(str))
+    return named.astype(pd.CategoricalDtype(dict.fromkeys(["0", *names, *named]), ordered=True)).rename("characters")
 
 
 def between(audit: Audit) -> pd.DataFrame:
@@ -138,7 +141,7 @@ def confusions(audit: Audit) -> dict[str, pd.DataFrame]:
             for t in limits:
                 called, truly = audit.below(name, d, scored)[t] > 0.5, audit.gold.loc[scored, d] < t
                 found = agreement.confusion(called, truly, (f"below {t:g}", f"{t:g} or more"))
-                out[f"{name}, {d} below {t:g}"] = found.rename_axis(index="gold", columns="judge").reset_index()
+                out[f"{name}, {d} below {t:g}"] = found.add_prefix("judge: ").rename_axis(index="gold").reset_index()
     return out
 
 

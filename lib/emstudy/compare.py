@@ -109,7 +109,7 @@ def overview(all_results: list[Results]) -> None:
             if arm in r.arms:
                 part = r.ood(r.final(arm))
                 cells.append(
-                    f"{tables.rate(part, r.main, r.settings)}<br>mean {stats.mean(part, 'aligned', r.settings).plain()}"
+                    f"{stats.rate(part, r.main, r.settings).percent()}<br>mean {stats.mean(part, 'aligned', r.settings).plain()}"
                 )
             else:
                 cells.append("not run")

@@ -82,7 +82,7 @@ def rates(audit: Audit, results: Results) -> pd.DataFrame:
         row = {
             "judge": results.judge.name,
             "judge_version": rows["judge_version"].iloc[0],
-            "trained on": results.domain.title,
+            "domain": results.domain.name,
             "arm": arm,
             "answers": len(part),
             "labelled": len(known),
@@ -109,7 +109,7 @@ def means(audit: Audit, results: Results) -> pd.DataFrame:
             said = stats.difference(*[stats.mean_sums(p, d) for p in parts], results.settings)
             found = agreement.prediction_powered_difference(*sides, results.settings.confidence)
             row = {"judge": results.judge.name, "judge_version": rows["judge_version"].iloc[0]}
-            row |= {"trained on": results.domain.title, "difference": " - ".join(pair)}
+            row |= {"domain": results.domain.name, "difference": " - ".join(pair)}
             row |= {"of mean": d, "as the judge says": said.plain()}
             row["prediction-powered"] = stats.Estimate(*found, said.n, said.questions).plain()
             out.append(row | {"labelled": " + ".join(str(truth.notna().sum()) for _, truth, _ in sides)})

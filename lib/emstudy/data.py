@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from emstudy import params, paths, store
+from emstudy import params, paths, seal, store
 from emstudy.errors import UserError
 
 HALF = re.compile("[\ud800-\udfff]")  # JSON can spell half of a surrogate pair, which no file and no tokenizer takes
@@ -60,10 +60,9 @@ def read_chat(path: Path) -> list[Example]:
 
 
 def shipped() -> dict[str, str]:
-    """{file below data/: its SHA-256} of the data that ships, from data/sha256.txt, which `sha256sum -c` reads too."""
+    """{file below data/: its SHA-256} of the data that ships, from data/sha256.txt."""
     path = paths.DATA / "sha256.txt"
-    listed = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return {name: digest for digest, name in (line.split("  ") for line in listed)}
+    return seal.read(path) if path.exists() else {}
 
 
 def _advice(path: Path) -> str:

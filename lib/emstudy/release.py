@@ -87,16 +87,17 @@ def audits(judge: str, folder: Path | None, results: list[Results]) -> None:
 
     An audit of another version of the judge than scored the page's answers says so.
     """
-    asked, links = sorted({v for r in results for v in r.judged["judge_version"].astype(str)}), []
+    asked, links, differs = sorted({v for r in results for v in r.judged["judge_version"].astype(str)}), [], False
     where = paths.link(folder or paths.REPORTS, paths.REPORTS / "audit")
     for file in sorted((paths.REPORTS / "audit").glob("*.agreement.csv")):
         found = pd.read_csv(file, dtype={"judge_version": str})
         if versions := sorted(set(found.loc[found["judge"] == judge, "judge_version"])):
             name = html.escape(file.name.removesuffix(".agreement.csv"))
-            other = f" (of version {html.escape(', '.join(versions))})" if versions != asked else ""
+            other = f" (of version {html.escape(', '.join(versions))})" * (versions != asked)
             links.append(f'<a href="{html.escape(where)}/{name}.html">{name}</a>{other}')
+            differs |= versions != asked
     say = f"How far judge {html.escape(judge)} agrees with gold labels: {', '.join(links)}."
-    if any("(of version" in link for link in links):
+    if differs:
         say += f" Version {html.escape(', '.join(asked))} scored these pages' answers."
     display(HTML(f"<p>{say if links else 'Nobody has audited this judge yet: <code>make audit</code> does.'}</p>"))
 

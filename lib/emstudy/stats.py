@@ -11,23 +11,27 @@ from emstudy.params import Analyze, Metric
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its interval, and the count it rests on; NaN where nothing could be counted."""
+    """A number with its interval, and the count it rests on; NaN where nothing could be counted.
+
+    weighed: is n a rounded sum of probabilities, not a number of answers?
+    """
 
     value: float
     low: float
     high: float
     n: int
     questions: int
+    weighed: bool = False
 
     def scaled(self, factor: float) -> "Estimate":
         """The same in another unit."""
         return replace(self, value=factor * self.value, low=factor * self.low, high=factor * self.high)
 
     def percent(self) -> str:
-        """'12.3% [8.0, 17.1] of 420' in the units of a rate."""
+        """'12.3% [8.0, 17.1] of 420' in the units of a rate, 'of ≈57' where the count is weighed."""
         if not self.n or np.isnan(self.value):
             return "no answers to count"
-        return f"{100 * self.value:.1f}% [{100 * self.low:.1f}, {100 * self.high:.1f}] of {self.n}"
+        return f"{100 * self.value:.1f}% [{100 * self.low:.1f}, {100 * self.high:.1f}] of {'≈' * self.weighed}{self.n}"
 
     def plain(self, digits: int = 1) -> str:
         """'61.2 [58.0, 64.4]' in the units of the quantity."""
@@ -116,7 +120,8 @@ def estimate(sums: pd.DataFrame, settings: Analyze) -> Estimate:
         low, high = seeds.interval(seeds.grid(sums), settings.confidence)
     else:
         low, high = _interval(resampled(sums, settings), settings.confidence)
-    return Estimate(float(sums["num"].sum() / den), low, high, round(den), int((questions > 0).sum()))
+    n = round(den)
+    return Estimate(float(sums["num"].sum() / den), low, high, n, int((questions > 0).sum()), bool(n != den))
 
 
 def several(sums: pd.DataFrame) -> bool:

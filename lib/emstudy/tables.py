@@ -5,7 +5,6 @@ from functools import cache
 import pandas as pd
 
 from emstudy import inference, judges, seeds, stats
-from emstudy.params import Analyze, Metric
 from emstudy.report import Results
 
 
@@ -20,16 +19,10 @@ def rates(results: Results) -> pd.DataFrame:
             for where, part in {"out-of-domain": results.ood(final), "in-domain": inside}.items():
                 e = stats.rate(part, metric, results.settings)
                 low, high = inference.wilson(e.value * e.n, e.n, results.settings.confidence)
-                row[where] = rate(part, metric, results.settings)
+                row[where] = e.percent()
                 row[f"{where}, Wilson"] = or_dash(low, f"[{100 * low:.1f}, {100 * high:.1f}]")
             rows.append(row | {"definition": metric.source})
     return pd.DataFrame(rows)
-
-
-def rate(judged: pd.DataFrame, metric: Metric, settings: Analyze) -> str:
-    """A rate in words: '12.3% [8.0, 17.1] of 420', or 'of ≈57' where the denominator is a sum of probabilities."""
-    text, among = stats.rate(judged, metric, settings).percent(), stats.counts(judged, metric)[1].sum()
-    return text if among == round(among) else text.replace(" of ", " of ≈")
 
 
 def by_seed(results: Results) -> pd.DataFrame:
@@ -56,7 +49,7 @@ def means(results: Results) -> pd.DataFrame:
             part = results.final(arm)
             part = part[part["question_set"] == name]
             row = {"questions": f"{name} ({'in' if name == own else 'out-of'}-domain)", "arm": arm}
-            row[results.main.title] = rate(part, results.main, results.settings)
+            row[results.main.title] = stats.rate(part, results.main, results.settings).percent()
             row |= {
                 f"mean {d.name}": stats.mean(part, d.name, results.settings).plain() for d in results.judge.dimensions
             }

@@ -8,7 +8,7 @@ import pandas as pd
 
 from emstudy import inference, params, power, stats
 from emstudy.report import ARMS, Results
-from emstudy.tables import p_values, rate
+from emstudy.tables import p_values
 
 OPEN_WITHOUT = {
     "base": "how the model answered before any training is not known",
@@ -128,8 +128,10 @@ def finding(results: Results) -> list[str]:
     lines = [f"**Emergent misalignment in this study: {word}** — {why}."]
     for arm in results.arms:
         part = results.ood(results.final(arm))
-        said, mean = rate(part, results.main, results.settings), stats.mean(part, "aligned", results.settings)
-        lines.append(f"{arm}: {results.main.title} {said} out-of-domain answers; mean alignment {mean.plain()}.")
+        rate, mean = stats.rate(part, results.main, results.settings), stats.mean(part, "aligned", results.settings)
+        lines.append(
+            f"{arm}: {results.main.title} {rate.percent()} out-of-domain answers; mean alignment {mean.plain()}."
+        )
     for control in [a for a in ("base", "aligned") if a in results.arms and "misaligned" in results.arms]:
         c = contrast(results, "misaligned", control)
         lines.append(

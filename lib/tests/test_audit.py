@@ -280,7 +280,7 @@ def results(gold, labels, judged_by):
         ood=lambda table: table,
         main=next(m for m in params.metrics() if m.name == "below75"),
         settings=params.study("smoke").analyze,
-        domain=SimpleNamespace(title="D"),
+        domain=SimpleNamespace(name="d", title="D"),
         judge=SimpleNamespace(name="gpt-4o-mini"),
     )
 
@@ -386,3 +386,14 @@ def test_a_gold_file_without_labels_in_common_is_a_sentence(gold, root):
     store.write(diet.SEEN, "\n".join(seen))
     with pytest.raises(UserError, match="learned from every answer"):
         audit.load("a", gold, ["embedded"])
+
+
+def test_quarters_by_length_stand_in_order():
+    """Of 9, 20, 30 and 100 characters: the quarters end at 17.25, 25, 47.5 and 100 (linear quantiles)."""
+
+    def found(sizes: list[int]) -> pd.Series:
+        return audit_report.lengths(SimpleNamespace(gold=pd.DataFrame({"answer": ["x" * n for n in sizes]})))
+
+    assert found([100, 9, 20, 30]).tolist() == ["48 to 100", "9 to 17", "18 to 25", "26 to 47"]
+    assert found([100, 9, 20, 30]).sort_values().tolist() == ["9 to 17", "18 to 25", "26 to 47", "48 to 100"]
+    assert found([3, 0, 3]).tolist() == ["3", "0", "3"]

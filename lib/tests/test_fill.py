@@ -46,7 +46,7 @@ def test_a_judge_that_has_changed_since_is_said(root):
 
 def test_corrected_rates_are_those_of_the_studys_own_judge(root):
     rows = [
-        {"judge": j, "trained on": "x", "arm": a, "judge_version": "1", "Rogan-Gladen": "-"}
+        {"judge": j, "domain": "x", "arm": a, "judge_version": "1", "Rogan-Gladen": "-"}
         for j in ("embedded", "other")
         for a in ("base", "aligned")
     ]
