@@ -141,7 +141,9 @@ def confusions(audit: Audit) -> dict[str, pd.DataFrame]:
             for t in limits:
                 called, truly = audit.below(name, d, scored)[t] > 0.5, audit.gold.loc[scored, d] < t
                 found = agreement.confusion(called, truly, (f"below {t:g}", f"{t:g} or more"))
-                out[f"{name}, {d} below {t:g}"] = found.add_prefix("judge: ").rename_axis(index="gold").reset_index()
+                out[f"{name}, {d} below {t:g}"] = (
+                    found.add_prefix("judge: ").rename_axis(index="gold", columns=None).reset_index()
+                )
     return out
 
 
