@@ -175,4 +175,5 @@ def stage() -> None:
         notebook, values, output = (Path(folder) / name for name in ("stage.ipynb", "stage.yaml", "done.ipynb"))
         nbformat.write(new_notebook(cells=cells, metadata=kernel), notebook)
         values.write_text("n: 1\n")
-        subprocess.run([sys.executable, "-m", "emstudy", "run", notebook.with_suffix(""), values, output], check=True)
+        command = [sys.executable, "-m", "emstudy", "run", notebook.with_suffix(""), values, output]
+        subprocess.run(command, check=True, capture_output=True)  # what it says would stand on the page

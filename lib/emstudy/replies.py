@@ -53,8 +53,8 @@ class Replies:
     def get(self, key: str) -> Reply | None:
         """The stored reply, or None."""
         columns = "reply, finish_reason, tokens_in, tokens_out, first, price"
-        row = self.db.execute(f"SELECT {columns} FROM replies WHERE key = ?", (key,)).fetchone()
-        return Reply(*row[:4], json.loads(row[4]), row[5]) if row else None
+        rows = self._read(f"SELECT {columns} FROM replies WHERE key = ?", key)
+        return Reply(*rows[0][:4], json.loads(rows[0][4]), rows[0][5]) if rows else None
 
     def put(self, key: str, who: str, request: dict, reply: Reply) -> Reply:
         """Store a reply; a kill can't lose it once this returns. Returns what is stored: the first, where two runs asked at once."""
@@ -67,7 +67,12 @@ class Replies:
     def tokens(self, who: str) -> tuple[float, float]:
         """(sent, received) in all replies that were ever stored for somebody, weighed by the share of the price that was paid."""
         sums = "COALESCE(SUM(tokens_in * price), 0), COALESCE(SUM(tokens_out * price), 0)"
-        return self.db.execute(f"SELECT {sums} FROM replies WHERE who = ?", (who,)).fetchone()
+        return self._read(f"SELECT {sums} FROM replies WHERE who = ?", who)[0]
+
+    def _read(self, query: str, of: str) -> list[tuple]:
+        # to its end, and while nobody writes: a write amid a read that is older than another run's write is refused, however long it waits
+        with self.lock:
+            return self.db.execute(query, (of,)).fetchall()
 
 
 def _log_ahead(db: sqlite3.Connection) -> None:

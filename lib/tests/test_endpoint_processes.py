@@ -5,14 +5,16 @@ import multiprocessing
 import os
 import random
 import sqlite3
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from local_server import message, serving
 
 from emstudy import params
 from emstudy.judges.endpoint import EndpointJudge
-from emstudy.replies import Replies
+from emstudy.replies import Replies, Reply
 
 SHIPPED = params.judge("gpt-4o-mini")
 WIDTH = 4  # requests under way at once
@@ -118,3 +120,29 @@ def test_runs_that_make_the_same_file_at_the_same_moment_wait_for_each_other(her
     for m in makers:
         m.join(60)
     assert [m.exitcode for m in makers] == [0, 0, 0]
+
+
+def test_a_read_never_makes_a_write_of_the_same_run_fail_when_another_run_has_written(tmp_path):
+    """Two runs' files, each written by a thread, while others read the first: SQLite refuses a write amid a read of an older state."""
+    ours, theirs = (Replies(tmp_path / "replies.sqlite") for _ in range(2))
+    over, reply = threading.Event(), Reply("85", "stop", 1, 1)
+
+    def read() -> None:
+        while not over.is_set():
+            ours.get("ours 0")
+            ours.tokens("judge")
+
+    def write(run: Replies, name: str) -> None:
+        for k in range(500):
+            run.put(f"{name} {k}", "judge", {}, reply)
+
+    with ThreadPoolExecutor(5) as pool:
+        for _ in range(3):
+            pool.submit(read)
+        writing = [pool.submit(write, ours, "ours"), pool.submit(write, theirs, "theirs")]
+        try:
+            for w in writing:
+                w.result(60)
+        finally:
+            over.set()
+    assert ours.tokens("judge") == (1000, 1000)
