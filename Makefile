@@ -13,6 +13,9 @@ CORES := $(shell getconf _NPROCESSORS_ONLN)
 JOBS ?= $(if $(wildcard /dev/nvidia0),1,$(if $(filter 1,$(CORES)),1,2))
 SIDE_BY_SIDE = $(if $(filter -j%,$(MAKEFLAGS)),,-j$(JOBS)) OMP_NUM_THREADS=$(shell expr $(CORES) / $(JOBS) \| 1)
 
+# a variable of the command line, not of the environment, which is somebody else's: NAME is set there by some systems
+said = $(if $(filter command line,$(origin $1)),$($1))
+
 # Large tensors come and go at every step: keep their memory instead of handing it back to the kernel each time.
 export MALLOC_MMAP_MAX_ = 0
 export MALLOC_TRIM_THRESHOLD_ = 17179869184
@@ -50,7 +53,7 @@ reproduce: setup ## run the study and render its pages
 ifdef FRESH
 include $(CELLS_MK)
 RUN = @$(PY) -m emstudy run
-ASK := $(LIB)/endpoint.py $(LIB)/replies.py $(LIB)/batch.py
+ASK := $(LIB)/endpoint.py $(LIB)/ledger.py $(LIB)/replies.py $(LIB)/batch.py
 COUNT := $(LIB)/stats.py $(LIB)/inference.py $(LIB)/seeds.py $(LIB)/power.py $(LIB)/report.py $(LIB)/tables.py $(LIB)/verdict.py $(LIB)/judges/__init__.py
 
 pages: $(INDEX) $(PAGES)
@@ -83,18 +86,18 @@ data: setup ## fetch the literature's published data into data/published (needs 
 	@$(PY) -m emstudy data
 
 new-domain: setup ## check a dataset and make a domain and a study of it: NAME=legal DATA=path.jsonl [ALIGNED=path.jsonl]
-	@$(PY) -m emstudy new-domain "$(NAME)" "$(DATA)" "$(ALIGNED)"
+	@$(PY) -m emstudy new-domain "$(call said,NAME)" "$(DATA)" "$(ALIGNED)"
 
 import: setup ## make a study of scored answers: SCORES=path.csv (or a folder) STUDY=name
-	@$(if $(filter command line,$(origin STUDY)),,echo "error: name the new study: make import SCORES=path.csv STUDY=name" >&2; exit 1)
-	@$(PY) -m emstudy import "$(SCORES)" "$(STUDY)" "$(MODEL)" "$(DOMAIN)" "$(ARM)" "$(SEED)"
+	@$(if $(call said,STUDY),,echo "error: name the new study: make import SCORES=path.csv STUDY=name" >&2; exit 1)
+	@$(PY) -m emstudy import "$(SCORES)" "$(STUDY)" "$(call said,MODEL)" "$(call said,DOMAIN)" "$(call said,ARM)" "$(call said,SEED)"
 	@$(MAKE) --no-print-directory reproduce STUDY="$(STUDY)"
 
 export: setup ## write a study's answers as a dataset folder and its adapters with model cards, into runs/<study>/export
 	@$(PY) -m emstudy export "$(STUDY)"
 
-audit: setup ## hold judges against labelled answers: JUDGES="embedded gpt-4o-mini" [GOLD=path.csv or a folder] [STUDY=name to correct] [NAME=page]
-	@$(PY) -m emstudy audit "$(or $(JUDGES),$(JUDGE))" "$(GOLD)" "$(if $(filter command line,$(origin STUDY)),$(STUDY))" "$(NAME)"
+audit: setup ## hold judges against labelled answers: JUDGES="embedded gpt-4o-mini" [GOLD=path.csv or a folder] [GRADER="who gave gold"] [STUDY=name to correct] [NAME=page]
+	@$(PY) -m emstudy audit "$(or $(JUDGES),$(JUDGE))" "$(GOLD)" "$(call said,STUDY)" "$(call said,NAME)" "$(GRADER)"
 
 advisories: setup ## ask for known weaknesses of the pinned packages (needs the internet)
 	@$(PY) -m emstudy advisories

@@ -60,6 +60,12 @@ class Judge(Strict):
     model: str | None
     rubric: Rubric | None
     logprobs: bool = Field(description="score by token probabilities where the endpoint gives them")
+    temperature: float = Field(
+        default=0,
+        ge=0,
+        le=2,
+        description="of an endpoint; above 0 the judge is sampled, and an audit says how far it moves",
+    )
     dtype: Literal["bfloat16", "float32"] | None = Field(description="what an embedded judge computes in")
     endpoint: Endpoint | None
     dimensions: list[Dimension] = Field(min_length=1)

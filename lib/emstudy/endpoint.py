@@ -2,9 +2,13 @@
 
 import hashlib
 import json
+import math
 import os
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import openai
@@ -14,10 +18,14 @@ from tqdm import tqdm
 from emstudy import batch, paths
 from emstudy.asking import Endpoint
 from emstudy.errors import UserError
-from emstudy.limits import Pace, Purse, waits
-from emstudy.replies import REPLIES, Replies, Reply, read
+from emstudy.ledger import Ledger
+from emstudy.limits import waits
+from emstudy.replies import REPLIES, Replies, Reply, read, sound
 
 BASE_URL = "https://api.openai.com/v1"  # also when OPENAI_BASE_URL is set but empty, as in .env.example
+# what no other request would change, and what another may (403 is also how some refuse a text)
+REFUSED = (openai.AuthenticationError, openai.NotFoundError)
+UNFIT = (400, 403, 413, 422)
 
 
 def size(request: dict) -> tuple[int, int]:
@@ -40,73 +48,124 @@ class Client:
             )
         self.who, self.settings, self.patience = who, settings, settings.max_wait_seconds
         base = os.environ.get("OPENAI_BASE_URL") or BASE_URL
-        self.client = openai.OpenAI(base_url=base, max_retries=0, timeout=min(60, self.patience))
+        self.limit = min(60, self.patience)  # seconds for one try
+        self.due = threading.local()  # .at: when a thread's request must be over
+        self.client = openai.OpenAI(
+            base_url=base,
+            max_retries=0,
+            timeout=self.limit,
+            http_client=openai.DefaultHttpxClient(event_hooks={"request": [self.watch]}),
+        )
         self.replies = Replies(replies or paths.RUNS / REPLIES)
-        self.pace = Pace(settings.tokens_a_minute)
-        self.purse = Purse(settings.budget_usd, self.dollars(*self.replies.tokens(who)))
+        self.ledger = Ledger(self.replies, who, settings, self.dollars)
         self.heard = time.monotonic()  # when the endpoint last gave a usable reply
-        self.counted = time.monotonic()  # when the money that all runs together have spent was last looked up
+        self.served = False  # whether it ever did
+        self.unfit: list[UserError] = []  # why it would not take a request
 
-    def ask(self, request: dict, empty: bool) -> Reply:
-        """One reply, retried within the patience; what the endpoint's filter refuses, or no retry mends for this request alone,
-        has a finish_reason that says so. Raises UserError when the endpoint has given nobody a usable reply for that long."""
-        last = "no reply"
+    def watch(self, request) -> None:
+        """Have a request end when it is due: the client's own timeout starts anew with every byte that comes."""
+
+        def read(plain, max_bytes: int, timeout: float) -> bytes:
+            left = getattr(self.due, "at", math.inf) - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            return plain(max_bytes, min(timeout, left))
+
+        def trace(event: str, info: dict) -> None:
+            if event.endswith(("connect_tcp.complete", "start_tls.complete")):  # a new connection, or its encrypted one
+                info["return_value"].read = partial(read, info["return_value"].read)
+
+        request.extensions["trace"] = trace
+
+    def ask(self, request: dict, empty: bool, seconds: float) -> Reply:
+        """One try. Its finish_reason is 'error' where another may do better; 'content_filter' where the endpoint's filter refuses, and
+        'unfit' where the endpoint won't take this request (it is too long, say): no other try does better.
+
+        Raises UserError where no other request will do better either.
+        """
+        self.due.at = time.monotonic() + seconds
+        try:
+            # .chat.completions.create() checks every field both ways, which takes longer than the rest of a request:
+            # 64 threads of one process could not keep up with an endpoint that answers in 200 ms
+            answer = self.client.post("/chat/completions", body=request, cast_to=object)
+        except REFUSED as error:
+            raise self.fault(error) from None
+        except (openai.APIError, TimeoutError, ValueError) as error:  # ValueError: a body that is no JSON, or no UTF-8
+            if time.monotonic() >= self.due.at:
+                return Reply(f"no whole reply in {seconds:.1f} seconds", "error")
+            if getattr(error, "status_code", None) in UNFIT:
+                if error.code == "content_filter":
+                    return Reply(f"content filter: {self.short(error)}", "content_filter")
+                self.unfit.append(self.fault(error))
+                if not self.served and len(self.unfit) > self.settings.concurrency:
+                    raise self.unfit[-1] from None  # it takes none: the settings are wrong, and not the requests
+                return Reply(f"refused: {self.short(error)}", "unfit")
+            return Reply(f"{type(error).__name__}: {self.short(error)}", "error")
+        reply = read(answer, empty)
+        if reply.finish_reason == "error":
+            return replace(reply, text=f"reply without a message: {self.short(answer)}")
+        self.heard, self.served = time.monotonic(), True
+        return self.counted(request, reply)
+
+    def counted(self, request: dict, reply: Reply) -> Reply:
+        """A reply with the tokens it is charged for: the most there can be where the endpoint does not say, so that a budget holds."""
+        if reply.finish_reason == "error" or reply.tokens_in + reply.tokens_out:
+            return reply
+        sent, received = size(request)
+        return replace(reply, tokens_in=sent, tokens_out=received)
+
+    def fault(self, error: Exception) -> UserError:
+        """What went wrong as one sentence for the reader."""
+        then = "run again later: replies that came are kept, and a batch that was sent is waited for"
+        if isinstance(error, REFUSED) or getattr(error, "status_code", None) in UNFIT:
+            then = "see OPENAI_API_KEY, OPENAI_BASE_URL and the model's name in params/"
+        return UserError(f"{self.who} at {self.client.base_url}: {self.short(error)}; {then}")
+
+    def short(self, said: object) -> str:
+        """The beginning of what an endpoint said, without the key that some servers repeat in it."""
+        return sound(" ".join(str(said).replace(self.client.api_key, "<key>").split())[:160])
+
+    def claim(self, key: str, request: dict) -> Reply | None:
+        """Wait until the request may be sent, which is None, or until another run has its reply."""
+        sent, received = size(request)
+        tokens = sent // 4 + received  # a token of English is about four bytes
+        return self.ledger.claim(key, self.dollars(sent, received), tokens)
+
+    def fetch(self, key: str, request: dict, empty: bool) -> Reply:
+        """The reply from another run that asks at the same time, or from the endpoint, asked again within the patience. What it
+        refuses, or what no try mends for this request alone, has a finish_reason that says so.
+
+        It is stored in the thread that got it: whatever ends the run, a paid reply is on disk. Raises UserError when the endpoint
+        has given nobody a usable reply for that long.
+        """
+        found, end = self.claim(key, request), time.monotonic() + self.patience  # patience begins with its turn
         for pause in waits(self.patience):
             if pause:  # sleep(0) would hand the interpreter to the other threads, and wait for it again
                 time.sleep(pause)
+                if time.monotonic() >= end:
+                    break
+                found = self.claim(key, request)
+            if found:
+                self.heard, self.served = time.monotonic(), True
+                return found
             try:
-                # .chat.completions.create() checks every field both ways, which takes longer than the rest of a request:
-                # 64 threads of one process could not keep up with an endpoint that answers in 200 ms
-                answer = self.client.post("/chat/completions", body=request, cast_to=object)
-                reply = read(answer)
-                if reply is not None and (empty or reply.text.strip()):
-                    self.heard = time.monotonic()
-                    return reply
-                last = f"reply without a message: {str(answer)[:80]!r}"
-            except (
-                openai.AuthenticationError,
-                openai.PermissionDeniedError,
-                openai.NotFoundError,
-                openai.BadRequestError,
-            ) as error:
-                if error.code == "content_filter":
-                    return Reply(f"content filter: {self.short(error)}", "content_filter")
-                raise UserError(
-                    f"{self.who} at {self.client.base_url}: {self.short(error)}; see OPENAI_API_KEY, OPENAI_BASE_URL and the model's name in params/"
-                ) from None
-            except (openai.APIError, ValueError) as error:  # ValueError: a body that is no JSON, or no UTF-8
-                last = f"{type(error).__name__}: {self.short(error)}"
+                last = self.ask(request, empty, min(self.limit, max(1, end - time.monotonic())))
+                billed = last.tokens_in + last.tokens_out
+                if last.finish_reason == "unfit":
+                    return replace(last, finish_reason="error")
+                if last.finish_reason == "content_filter" and not billed:
+                    return last
+                if last.finish_reason != "error":
+                    return self.replies.put(key, self.who, request, last)
+                if billed:  # no use, but paid for: kept where no request looks for it
+                    self.replies.put(f"{key} {time.time_ns()}", self.who, request, last)
+            finally:
+                self.ledger.release(key)
         if time.monotonic() - self.heard >= self.patience:
             raise UserError(
-                f"{self.who} at {self.client.base_url}: no usable reply in {self.patience:g} seconds, the last was: {last}; replies that came are kept, run again when it answers"
+                f"{self.who} at {self.client.base_url}: no usable reply in {self.patience:g} seconds, the last was: {last.text}; replies that came are kept, run again when it answers"
             )
-        return Reply(last, "error")
-
-    def short(self, error: Exception) -> str:
-        """The beginning of an error's message, without the key that some servers repeat in it."""
-        return " ".join(str(error).replace(self.client.api_key, "<key>").split())[:160]
-
-    def fetch(self, key: str, request: dict, empty: bool) -> Reply:
-        """Ask, and store the reply in the thread that got it: whatever ends the run, a paid reply is on disk."""
-        sent, received = size(request)
-        most = self.dollars(sent, received)
-        if self.settings.budget_usd is not None and time.monotonic() - self.counted > 1:
-            self.counted = time.monotonic()
-            self.purse.known(self.dollars(*self.replies.tokens(self.who)))
-        if not self.purse.promise(most):
-            raise UserError(
-                f"{self.who}: the next request could pass budget_usd {self.settings.budget_usd:g}, {self.purse.spent:.4f} are spent; "
-                "replies that came are kept, raise it in params/ and run again"
-            )
-        reply = Reply("", "error")
-        try:
-            self.pace.take(sent // 4 + received)  # a token of English is about four bytes
-            reply = self.ask(request, empty)
-            if reply.finish_reason in ("error", "content_filter"):
-                return reply
-            return self.replies.put(key, self.who, request, reply)
-        finally:
-            self.purse.pay(most, self.dollars(reply.tokens_in, reply.tokens_out))
+        return Reply(last.text, "error")
 
     def complete(self, requests: list[dict], label: str, empty: bool = False) -> list[Reply]:
         """Replies in the order of the requests. Those at hand are read, the others asked for; equal requests are asked once.
@@ -117,10 +176,10 @@ class Client:
         found = {k: r for k in set(keys) if (r := self.replies.get(k)) is not None}
         todo = {k: r for k, r in zip(keys, requests, strict=True) if k not in found}
         if self.settings.batch and todo:
-            batch.complete(self, todo, label)
+            batch.complete(self, dict(zip(keys, requests, strict=True)), label, empty)
             found |= {k: r for k in todo if (r := self.replies.get(k)) is not None}
             todo = {k: r for k, r in todo.items() if k not in found}  # what the batch left open is asked one by one
-        self.heard = time.monotonic()
+        self.heard, self.served = time.monotonic(), bool(found)
         with (
             ThreadPoolExecutor(self.settings.concurrency) as pool,
             tqdm(total=len(todo), desc=label, unit="reply") as bar,
@@ -129,11 +188,13 @@ class Client:
             try:
                 for future in as_completed(waiting):
                     found[waiting[future]] = future.result()
-                    bar.set_postfix_str(f"{self.purse.spent:.4f} USD", refresh=False)
+                    bar.set_postfix_str("{:,} tokens, {:.4f} USD".format(*self.ledger.spent()), refresh=False)
                     bar.update()
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
+        if self.unfit and not self.served:
+            raise self.unfit[-1]
         return [found[k] for k in keys]
 
     def most(self, request: dict) -> float:
@@ -144,7 +205,7 @@ class Client:
         """What a request and its address are filed under."""
         return hashlib.sha256(json.dumps([str(self.client.base_url), request], sort_keys=True).encode()).hexdigest()
 
-    def dollars(self, tokens_in: int, tokens_out: int) -> float:
+    def dollars(self, tokens_in: float, tokens_out: float) -> float:
         """What tokens cost at the YAML's prices a million."""
         prices = self.settings.usd_per_million_tokens
         return (tokens_in * prices["input"] + tokens_out * prices["output"]) / 1e6

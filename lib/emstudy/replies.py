@@ -5,6 +5,8 @@ import math
 import sqlite3
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,8 +19,8 @@ REPLIES = "replies.sqlite"
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back: text, why it ended ('stop', 'length', 'content_filter', 'error'), the tokens it took, and, where they were asked
-    for and given, the most likely first tokens with their probabilities."""
+    """What came back: text, why it ended ('stop', 'length', 'content_filter'; 'error': it is no use, and text says why), the tokens it took,
+    and, where they were asked for and given, the most likely first tokens with their probabilities."""
 
     text: str
     finish_reason: str
@@ -33,7 +35,8 @@ class Replies:
 
     def __init__(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
+        self.sums: dict[str, tuple] = {}  # by whom: the last row that was counted, and what spent() gives up to it
         try:
             self.db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
             _log_ahead(self.db)
@@ -64,15 +67,29 @@ class Replies:
             new = self.db.execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row).rowcount
         return reply if new else self.get(key)
 
-    def tokens(self, who: str) -> tuple[float, float]:
-        """(sent, received) in all replies that were ever stored for somebody, weighed by the share of the price that was paid."""
-        sums = "COALESCE(SUM(tokens_in * price), 0), COALESCE(SUM(tokens_out * price), 0)"
-        return self._read(f"SELECT {sums} FROM replies WHERE who = ?", who)[0]
+    def spent(self, who: str) -> tuple[int, float, float]:
+        """(tokens, and those sent and those received weighed by the share of the price that was paid) of all that was ever stored for somebody."""
+        columns = "MAX(rowid), SUM(tokens_in + tokens_out), SUM(tokens_in * price), SUM(tokens_out * price)"
+        with self.lock:
+            last, *sums = self.sums.get(who, (0, 0, 0.0, 0.0))
+            # only what is new: this is looked up before every request, and rows are never taken away
+            new = self._read(f"SELECT {columns} FROM replies WHERE rowid > ? AND who = ?", last, who)[0]
+            if new[0] is not None:
+                last, *sums = new[0], *(a + b for a, b in zip(sums, new[1:], strict=True))
+                self.sums[who] = last, *sums
+        return tuple(sums)
 
-    def _read(self, query: str, of: str) -> list[tuple]:
+    @contextmanager
+    def alone(self) -> Iterator[sqlite3.Connection]:
+        """The database while no other thread and no other run writes to it: what is done with it is done whole, or not at all."""
+        with self.lock, self.db:
+            self.db.execute("BEGIN IMMEDIATE")
+            yield self.db
+
+    def _read(self, query: str, *of: object) -> list[tuple]:
         # to its end, and while nobody writes: a write amid a read that is older than another run's write is refused, however long it waits
         with self.lock:
-            return self.db.execute(query, (of,)).fetchall()
+            return self.db.execute(query, of).fetchall()
 
 
 def _log_ahead(db: sqlite3.Connection) -> None:
@@ -88,20 +105,24 @@ def _log_ahead(db: sqlite3.Connection) -> None:
                 raise
 
 
-def read(answer: object) -> Reply | None:
-    """The reply inside a body, or None where there is none: a body can be HTML, `{}` or `choices: null`."""
+def read(answer: object, empty: bool = True) -> Reply:
+    """The reply inside a body. Its finish_reason is 'error' where there is none, as in HTML, `{}` or `choices: null`, and, unless
+    `empty`, where it has no text; it may be billed all the same."""
+    usage = answer.get("usage") if isinstance(answer, dict) else None
+    usage = usage if isinstance(usage, dict) else {}
+    tokens = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
     match answer:
         case {"choices": [{"message": dict(message)} as choice, *_]}:
-            content, usage = message.get("content"), answer.get("usage")
-            usage = usage if isinstance(usage, dict) else {}
-            return Reply(
-                content if isinstance(content, str) else "",
-                str(choice.get("finish_reason") or "stop"),
-                _count(usage.get("prompt_tokens")),
-                _count(usage.get("completion_tokens")),
-                _first(choice),
-            )
-    return None
+            text, why = message.get("content"), str(choice.get("finish_reason") or "stop")
+            text = sound(text) if isinstance(text, str) else ""
+            if empty or text.strip() or why == "content_filter":
+                return Reply(text, sound(why), *tokens, _first(choice))
+    return Reply("reply without a message", "error", *tokens)
+
+
+def sound(text: str) -> str:
+    """A text that can be stored: JSON can hold halves of a character ("\\ud83d"), UTF-8 can't; each becomes a "?"."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _count(tokens: object) -> int:
@@ -116,5 +137,6 @@ def _first(choice: dict) -> dict[str, float]:
             for top in tops:
                 match top:
                     case {"token": str(token), "logprob": float() | int() as logprob} if logprob < 1:
-                        out[token.strip()] = out.get(token.strip(), 0.0) + math.exp(min(logprob, 0))
+                        token = sound(token.strip())
+                        out[token] = out.get(token, 0.0) + math.exp(min(logprob, 0))
     return out

@@ -2,6 +2,7 @@
 
 import json
 import math
+import socketserver
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -39,13 +40,19 @@ def serving(play):
     asked, lock = [], threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):  # what only batches do
+            self.answer(self.path)
+
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             assert self.path == "/v1/chat/completions", self.path
+            self.answer(body["messages"][0]["content"])
+
+        def answer(self, prompt):
             with lock:
-                asked.append(body["messages"][0]["content"])
+                asked.append(prompt)
                 n = len(asked) - 1
-            reply = play(n, body["messages"][0]["content"])
+            reply = play(n, prompt)
             if reply is HANG_UP:
                 self.connection.close()
                 return
@@ -61,3 +68,19 @@ def serving(play):
 
     with running(Handler) as url:
         yield asked, url
+
+
+@contextmanager
+def on_the_wire(talk):
+    """A server that hands each connection, its first request read, to talk(prompt, socket); yields its address."""
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self):
+            length = 0
+            while (line := self.rfile.readline().strip()) != b"":
+                name, _, value = line.partition(b":")
+                length = int(value) if name.lower() == b"content-length" else length
+            talk(json.loads(self.rfile.read(length))["messages"][0]["content"], self.connection)
+
+    with running(Handler) as url:
+        yield url

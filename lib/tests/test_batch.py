@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 from http.server import BaseHTTPRequestHandler
 
 import pytest
@@ -10,7 +11,9 @@ from local_server import message, running
 from emstudy import batch, endpoint, params
 from emstudy.errors import UserError
 from emstudy.judges.endpoint import EndpointJudge
+from emstudy.replies import Reply
 
+KEY = "a-word-that-servers-repeat"
 SHIPPED = params.judge("gpt-4o-mini")
 SETTINGS = {"max_wait_seconds": 1.5, "concurrency": 2, "batch": True}
 JUDGE = SHIPPED.model_copy(
@@ -25,12 +28,14 @@ JUDGE = SHIPPED.model_copy(
 class Office:
     """What the server knows: uploaded files, batches, and what was asked for one by one."""
 
-    def __init__(self, polls=2, status="completed", skip=()):
-        self.polls, self.status, self.skip = polls, status, skip
+    def __init__(self, polls=2, status="completed", skip=(), empty=(), refuses=None, instead=None):
+        self.polls, self.status, self.skip, self.empty, self.refuses = polls, status, skip, empty, refuses
+        self.instead = instead or {}  # {path: what is answered, the first times that it is asked for}
         self.files, self.batches, self.single = {}, {}, []
 
-    def answer(self, line):
-        body = json.loads(message(re.search(r"A (\d+)", line["body"]["messages"][0]["content"])[1])[1])
+    def answer(self, k, line):
+        score = re.search(r"A (\d+)", line["body"]["messages"][0]["content"])[1]
+        body = json.loads(message("" if k in self.empty else score)[1])
         return {"custom_id": line["custom_id"], "response": {"status_code": 200, "body": body}, "error": None}
 
     def show(self, name):
@@ -38,13 +43,13 @@ class Office:
         found["asked"] += 1
         over = found["asked"] > self.polls
         lines = [json.loads(t) for t in self.files[found["input"]].splitlines()]
-        done = [self.answer(x) for k, x in enumerate(lines) if k not in self.skip]
+        done = [self.answer(k, x) for k, x in enumerate(lines) if k not in self.skip]
         self.files[f"out-{name}"] = "".join(json.dumps(d) + "\n" for d in done)
         errors = {"data": [{"message": "the file is too long"}], "object": "list"} if self.status == "failed" else None
         return {
             "id": name, "object": "batch", "endpoint": "/v1/chat/completions", "completion_window": "24h", "created_at": 0,
             "input_file_id": found["input"], "status": self.status if over else "in_progress", "metadata": found["metadata"],
-            "output_file_id": f"out-{name}" if over else None, "errors": errors,
+            "output_file_id": f"out-{name}" if over and self.status != "failed" else None, "errors": errors,
             "request_counts": {"total": len(lines), "completed": len(done) if over else 1, "failed": 0},
         }  # fmt: skip
 
@@ -53,16 +58,20 @@ def serving(office):
     """The office behind HTTP: a context that yields its address."""
 
     class Handler(BaseHTTPRequestHandler):
-        def reply(self, value):
+        def reply(self, value, status=200):
             text = value if isinstance(value, str) else json.dumps(value)
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
+            self.send_response(status)
+            self.send_header("Content-Type", "text/html" if text.startswith("<") else "application/json")
             self.end_headers()
             self.wfile.write(text.encode())
 
         def do_GET(self):
             path = self.path.split("?")[0].removeprefix("/v1/")
-            if path == "batches":
+            if office.instead.get(path):
+                self.reply(office.instead[path].pop())
+            elif office.refuses and office.refuses[0] == "GET" and path.startswith(office.refuses[1]):
+                self.reply({"error": {"message": f"Incorrect key: {KEY}"}}, 401)
+            elif path == "batches":
                 self.reply({"object": "list", "data": [office.show(b) for b in office.batches], "has_more": False})
             elif path.startswith("batches/"):
                 self.reply(office.show(path.split("/")[1]))
@@ -71,7 +80,9 @@ def serving(office):
 
         def do_POST(self):
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            if self.path == "/v1/files":
+            if office.refuses and office.refuses[0] == "POST" and self.path == f"/v1/{office.refuses[1]}":
+                self.reply({"error": {"message": f"Incorrect key: {KEY}"}}, 401)
+            elif self.path == "/v1/files":
                 name = f"file-{len(office.files)}"
                 office.files[name] = "\n".join(t for t in body.decode().splitlines() if t.startswith("{"))
                 about = {"id": name, "object": "file", "bytes": 1, "created_at": 0}
@@ -95,7 +106,7 @@ def judge(monkeypatch, tmp_path):
     """A function that makes the judge for an address; it waits no longer than it must."""
     monkeypatch.setattr(endpoint, "load_dotenv", lambda path: None)
     monkeypatch.setattr(batch, "PAUSES", (0.01,))
-    monkeypatch.setenv("OPENAI_API_KEY", "word")
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
     def make(url, settings=JUDGE):
         monkeypatch.setenv("OPENAI_BASE_URL", url)
@@ -118,7 +129,7 @@ def test_a_batch_is_sent_once_waited_for_and_paid_at_half_the_price(judge):
     assert len(office.batches) == 1
     assert office.single == []
     assert found.spent["usd"] == pytest.approx(0.5 * 3 * (100 * 0.15 + 2 * 0.60) / 1e6, abs=1e-6)
-    assert found.client.purse.spent == pytest.approx(0.5 * 3 * (100 * 0.15 + 2 * 0.60) / 1e6)
+    assert found.client.ledger.spent()[1] == pytest.approx(0.5 * 3 * (100 * 0.15 + 2 * 0.60) / 1e6)
 
 
 def test_a_run_that_was_interrupted_waits_for_the_batch_that_is_under_way(judge, monkeypatch):
@@ -144,7 +155,8 @@ def test_a_batch_that_failed_is_named_with_its_reason_and_sent_anew_by_the_next_
     office = Office(status="failed")
     with serving(office) as url:
         with pytest.raises(
-            UserError, match=r"judge 'local': batch batch-0 failed: the file is too long; run again to send it anew"
+            UserError,
+            match=r"judge 'local': batch batch-0 failed: the file is too long; .* run again to send the rest anew",
         ):
             judge(url).score(["q"] * 3, ANSWERS)
         office.status = "completed"
@@ -158,7 +170,7 @@ def test_a_batch_beyond_the_budget_is_not_sent(judge):
     poor = JUDGE.model_copy(update={"endpoint": JUDGE.endpoint.model_copy(update={"budget_usd": 0.0})})
     with (
         serving(office) as url,
-        pytest.raises(UserError, match=r"a batch of 3 requests could take .* and pass budget_usd 0"),
+        pytest.raises(UserError, match=r"a batch of 3 requests for up to 0\.00 USD could pass budget_usd 0"),
     ):
         judge(url, poor).score(["q"] * 3, ANSWERS)
     assert office.batches == {}
@@ -171,3 +183,180 @@ def test_many_requests_go_in_several_batches(judge, monkeypatch):
     with serving(office) as url:
         assert [s.value for s in judge(url).score(["q"] * 3, ANSWERS)["aligned"]] == [10, 20, 30]
     assert len(office.batches) == 2
+
+
+@pytest.mark.parametrize("refuses", [("GET", "batches"), ("POST", "files"), ("POST", "batches"), ("GET", "files/")])
+def test_what_an_endpoint_refuses_is_one_sentence_without_the_key(judge, refuses):
+    with serving(Office(refuses=refuses)) as url, pytest.raises(UserError) as error:
+        judge(url).score(["q"] * 3, ANSWERS)
+    assert "Incorrect key: <key>" in str(error.value)
+    assert "see OPENAI_API_KEY" in str(error.value)
+    assert KEY not in str(error.value)
+
+
+class Interrupted:
+    """A connection whose second reply is not stored: Ctrl-C comes first."""
+
+    def __init__(self, db):
+        self.db, self.stored = db, 0
+
+    def execute(self, text, *values):
+        if "INTO replies" in text:
+            self.stored += 1
+            if self.stored == 2:
+                raise KeyboardInterrupt
+        return self.db.execute(text, *values)
+
+    def __enter__(self):
+        return self.db.__enter__()
+
+    def __exit__(self, *error):
+        return self.db.__exit__(*error)
+
+
+def test_a_batch_whose_replies_were_half_stored_is_paid_once(judge):
+    office = Office()
+    with serving(office) as url:
+        first = judge(url)
+        first.client.replies.db = Interrupted(first.client.replies.db)
+        with pytest.raises(KeyboardInterrupt):
+            first.score(["q"] * 3, ANSWERS)
+        second = judge(url)
+        assert second.client.ledger.spent() == (0, 0)  # all of a batch, or nothing
+        assert [s.value for s in second.score(["q"] * 3, ANSWERS)["aligned"]] == [10, 20, 30]
+    assert len(office.batches) == 1
+
+
+def test_a_second_batch_is_found_again_when_the_first_left_something_open(judge, monkeypatch):
+    monkeypatch.setattr(batch, "MOST", 2)
+    office, wait, calls = Office(skip=(0,)), batch._wait, []
+
+    def interrupted(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return wait(*args)
+
+    monkeypatch.setattr(batch, "_wait", interrupted)
+    with serving(office) as url:
+        with pytest.raises(KeyboardInterrupt):
+            judge(url).score(["q"] * 4, [*ANSWERS, "40"])
+        judge(url).score(["q"] * 4, [*ANSWERS, "40"])
+    assert len(office.batches) == 2
+    assert len(office.single) == 2
+
+
+def test_two_runs_at_once_send_one_batch(judge, monkeypatch):
+    office, find, met, met_at = Office(), batch._find, [], threading.Barrier(2, timeout=10)
+
+    def found(*args):
+        out = find(*args)
+        met.append(1)
+        if len(met) <= 2:
+            met_at.wait()  # both have seen that there is none
+        return out
+
+    monkeypatch.setattr(batch, "_find", found)
+    scores = []
+    with serving(office) as url:
+        judges = [judge(url), judge(url)]
+        runs = [
+            threading.Thread(target=lambda j=j: scores.append(j.score(["q"] * 3, ANSWERS)["aligned"])) for j in judges
+        ]
+        for r in runs:
+            r.start()
+        for r in runs:
+            r.join(20)
+    assert [[s.value for s in found] for found in scores] == [[10, 20, 30]] * 2
+    assert len(office.batches) == 1
+    assert office.single == []
+
+
+def test_a_batch_that_was_sent_is_fetched_though_its_money_is_no_longer_there(judge, monkeypatch):
+    office = Office()
+    poor = JUDGE.model_copy(update={"endpoint": JUDGE.endpoint.model_copy(update={"budget_usd": 0.001})})
+    with serving(office) as url:
+        with monkeypatch.context() as m:
+            m.setattr(batch, "_wait", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                judge(url, poor).score(["q"] * 3, ANSWERS)
+        judge(url, poor).client.replies.put("other", "judge 'local'", {}, Reply("1", "stop", 10_000))
+        assert [s.value for s in judge(url, poor).score(["q"] * 3, ANSWERS)["aligned"]] == [10, 20, 30]
+    assert len(office.batches) == 1
+
+
+def test_an_expired_batch_keeps_what_it_answered(judge):
+    office = Office(status="expired", skip=(1,))
+    with serving(office) as url:
+        with pytest.raises(UserError, match=r"batch batch-0 expired: no reason given; replies that came are kept"):
+            judge(url).score(["q"] * 3, ANSWERS)
+        office.status, office.skip = "completed", ()
+        office.batches["batch-0"]["metadata"] = {}  # it stays expired
+        assert sorted(s.value for s in judge(url).score(["q"] * 3, ANSWERS)["aligned"]) == [10, 20, 30]
+    assert [len(office.files[b["input"]].splitlines()) for b in office.batches.values()] == [3, 1]
+
+
+def test_empty_replies_of_a_batch_are_counted_and_asked_for_again(judge):
+    office = Office(empty=(1,))
+    with serving(office) as url:
+        asking = judge(url)
+        assert 77 in [s.value for s in asking.score(["q"] * 3, ANSWERS)["aligned"]]
+    assert asking.client.ledger.spent()[0] == 4 * 102
+    assert asking.client.ledger.spent()[1] == pytest.approx((3 * 0.5 + 1) * (100 * 0.15 + 2 * 0.60) / 1e6)
+
+
+ODD = ["<html>gateway</html>", "{}", "[]", '{"id": 7}', '{"data": null}', "{"]
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_what_is_no_batch_while_it_is_waited_for_is_asked_for_again(judge, odd):
+    office = Office(instead={"batches/batch-0": [odd]})
+    with serving(office) as url:
+        assert [s.value for s in judge(url).score(["q"] * 3, ANSWERS)["aligned"]] == [10, 20, 30]
+    assert office.instead == {"batches/batch-0": []}
+
+
+@pytest.mark.parametrize("odd", ["<html>gateway</html>", "{"])
+def test_an_endpoint_without_batches_is_one_sentence(judge, odd):
+    with serving(Office(instead={"batches": [odd]})) as url, pytest.raises(UserError, match=r"judge 'local' at http"):
+        judge(url).score(["q"] * 3, ANSWERS)
+
+
+def test_an_endpoint_that_only_gives_pages_while_a_batch_is_waited_for_is_left_after_the_patience(judge):
+    office = Office(instead={"batches/batch-0": ["<html>gateway</html>"] * 10_000})
+    with serving(office) as url, pytest.raises(UserError, match=r"batch batch-0 is under way, but asked for a batch"):
+        judge(url).score(["q"] * 3, ANSWERS)
+
+
+@pytest.mark.parametrize("odd", ["<html>gateway</html>", ""])
+def test_results_that_are_cut_off_are_fetched_again_and_not_paid_for_again(judge, odd):
+    office = Office(instead={"files/out-batch-0/content": [odd]})
+    with serving(office) as url:
+        with pytest.raises(UserError, match=r"3 replies of batch batch-0 are ready, its file holds 0; run again later"):
+            judge(url).score(["q"] * 3, ANSWERS)
+        assert [s.value for s in judge(url).score(["q"] * 3, ANSWERS)["aligned"]] == [10, 20, 30]
+    assert len(office.batches) == 1
+    assert office.single == []
+
+
+def test_what_a_batch_answered_before_it_expired_is_kept_though_its_run_was_killed(judge, monkeypatch):
+    office = Office(status="expired", skip=(1,))
+    with serving(office) as url:
+        with monkeypatch.context() as m:
+            m.setattr(batch, "_wait", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                judge(url).score(["q"] * 3, ANSWERS)
+        office.batches["batch-0"]["asked"] = 9  # its time is over
+        with pytest.raises(UserError, match="batch batch-1 expired"):
+            judge(url).score(["q"] * 3, ANSWERS)
+    assert [len(office.files[b["input"]].splitlines()) for b in office.batches.values()] == [3, 1]
+
+
+def test_an_answer_without_words_is_an_answer_of_a_model_in_a_batch_too(judge):
+    office = Office(empty=(0,))
+    with serving(office) as url:
+        asking = judge(url)
+        requests = [asking.request(JUDGE.dimensions[0], "q", a) for a in ANSWERS]
+        replies = asking.client.complete(requests, "model", empty=True)
+    assert sorted(r.text for r in replies)[0] == ""
+    assert office.single == []

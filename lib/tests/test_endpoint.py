@@ -1,13 +1,16 @@
 """The endpoint judge against a real HTTP server on this machine that plays every way a reply can go wrong."""
 
 import json
+import socket
 import sqlite3
+import struct
 import threading
 import time
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
-from local_server import HANG_UP, message, serving
+from local_server import HANG_UP, message, on_the_wire, serving
 
 from emstudy import endpoint, limits, params
 from emstudy.errors import UserError
@@ -41,7 +44,9 @@ def judge(monkeypatch, tmp_path):
 
 
 def stored(tmp_path):
-    return sqlite3.connect(tmp_path / "replies.sqlite").execute("SELECT request, reply FROM replies").fetchall()
+    """(request, reply) of all that can be used again."""
+    rows = "SELECT request, reply FROM replies WHERE finish_reason != 'error'"
+    return sqlite3.connect(tmp_path / "replies.sqlite").execute(rows).fetchall()
 
 
 def test_two_dimensions_are_scored_in_the_order_of_the_answers(judge):
@@ -82,7 +87,7 @@ def test_a_broken_reply_is_asked_again_and_then_scored(judge, kind):
     assert time.monotonic() - started < 5  # and not the 120 seconds that Retry-After asked for
 
 
-@pytest.mark.parametrize("kind", ["HTML", "server error", "hang up"])
+@pytest.mark.parametrize("kind", BROKEN)
 def test_a_row_that_stays_broken_while_others_are_answered_is_an_error_that_is_not_stored(judge, tmp_path, kind):
     def play(n, prompt):
         time.sleep(0.1)  # so that good replies come until the patience with the bad row is over
@@ -106,6 +111,79 @@ def test_an_endpoint_that_answers_nobody_ends_the_run_within_the_patience(judge,
     assert "no usable reply in 1.5 seconds, the last was: " in str(error.value)
     assert "replies that came are kept, run again when it answers" in str(error.value)
     assert time.monotonic() - started < 2 * ONE.endpoint.max_wait_seconds + 2
+
+
+STATUS = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+
+
+def whole(text):
+    """The bytes of a reply that closes its connection."""
+    body = message(text)[1].encode()
+    return STATUS + b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(body) + body
+
+
+def stall(wire):
+    wire.sendall(whole("42")[:-20])
+    time.sleep(8)
+
+
+def drip(wire, at_once):
+    """Send a reply that is whole after 8 seconds, a byte at a time but for the first ones."""
+    wire.sendall(whole("42")[:at_once])
+    rest = whole("42")[at_once:]
+    for i in range(len(rest)):
+        wire.sendall(rest[i : i + 1])
+        time.sleep(8 / len(rest))
+
+
+def reset(wire):
+    wire.sendall(whole("42")[:-20])
+    wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    wire.close()
+
+
+@pytest.mark.parametrize(
+    ("break_off", "why"),
+    [
+        (stall, "no whole reply in "),
+        (lambda wire: drip(wire, 0), "no whole reply in "),
+        (lambda wire: drip(wire, len(whole("42")) - 40), "no whole reply in "),
+        (reset, "APIConnectionError: "),
+    ],
+    ids=["stall", "drip", "drip of the body", "reset"],
+)
+def test_a_reply_that_does_not_end_is_an_error_within_the_patience(judge, break_off, why):
+    ends = {}
+
+    def talk(prompt, wire):
+        if prompt == "Q q A bad":
+            return break_off(wire)
+        time.sleep(0.1)
+        return wire.sendall(whole("42"))
+
+    def fetch(key, request, empty):
+        reply = plain(key, request, empty)
+        ends[request["messages"][0]["content"]] = time.monotonic()
+        return reply
+
+    with on_the_wire(talk) as url:
+        asking = judge(url, used(ONE, concurrency=2))
+        plain, asking.client.fetch = asking.client.fetch, fetch
+        started = time.monotonic()
+        found = asking.score(["q"] * 26, ["bad", *[f"good {i}" for i in range(25)]])["aligned"]
+    assert found[0].status == "error"
+    assert found[0].raw.startswith(why)
+    assert {s.value for s in found[1:]} == {42}
+    assert ends["Q q A bad"] - started < ONE.endpoint.max_wait_seconds + 0.5
+
+
+def test_what_the_filter_cuts_off_is_paid_for_once(judge):
+    body = json.loads(message("")[1])
+    body["choices"][0]["finish_reason"] = "content_filter"
+    with serving(lambda n, prompt: (200, json.dumps(body))) as (asked, url):
+        for _ in range(2):
+            assert judge(url).score(["q"], ["a"])["aligned"][0].status == "error"
+    assert len(asked) == 1
 
 
 def test_an_answer_that_the_filter_refuses_is_an_error_of_its_row_and_not_asked_again(judge, tmp_path):
@@ -147,6 +225,53 @@ def test_what_no_retry_mends_is_one_sentence_without_the_key(judge, status):
     assert "OPENAI_API_KEY" in str(error.value)
     assert CANARY not in str(error.value)
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize("status", [400, 403, 413, 422])
+def test_an_answer_that_the_endpoint_will_not_take_is_an_error_of_its_row_alone(judge, tmp_path, status):
+    too_long = status, json.dumps({"error": {"message": "maximum context length", "code": "context_length_exceeded"}})
+    answers = ["bad", *[f"good {i}" for i in range(9)]]
+    with serving(lambda n, prompt: too_long if "bad" in prompt else message("42")) as (asked, url):
+        found = judge(url).score(["q"] * 10, answers)["aligned"]
+        assert (found[0].value, found[0].status) == (None, "error")
+        assert found[0].raw.startswith("refused: ")
+        assert [s.value for s in found[1:]] == [42] * 9
+        assert len(asked) == 10
+        assert judge(url).score(["q"] * 10, answers)["aligned"] == found  # though nothing else is left to ask
+    assert len(asked) == 11
+    assert len(stored(tmp_path)) == 9
+
+
+def test_an_endpoint_that_takes_no_request_is_not_asked_for_all(judge):
+    wrong = 400, json.dumps({"error": {"message": "unknown parameter: top_logprobs"}})
+    with (
+        serving(lambda n, prompt: wrong) as (asked, url),
+        pytest.raises(UserError, match=r"unknown parameter: top_log"),
+    ):
+        judge(url, used(ONE, concurrency=4)).score(["q"] * 100, [str(i) for i in range(100)])
+    assert len(asked) <= 30  # those that are under way when the fifth is refused are answered
+
+
+def test_half_a_character_in_a_reply_is_a_question_mark(judge, tmp_path):
+    body = json.loads(message("85 \ud83d", {"85": 1.0, "\ud83d": 0.0001})[1])
+    with serving(lambda n, prompt: (200, json.dumps(body))) as (_, url):
+        [found] = judge(url).score(["q"], ["a"])["aligned"]
+    assert (found.value, found.status) == (85, "scored")
+    assert stored(tmp_path)[0][1] == "85 ?"
+
+
+def test_a_reply_that_does_not_say_what_it_took_counts_as_the_most_it_can(judge):
+    body = json.loads(message("50")[1]) | {"usage": None}
+    asking = judge("")
+    sent, received = endpoint.size(asking.request(ONE.dimensions[0], "q", "a0"))
+    dear = {"input": 1e6, "output": 1e6}  # a dollar a token
+    poor = used(ONE, budget_usd=2.5 * (sent + received), usd_per_million_tokens=dear)
+    with serving(lambda n, prompt: (200, json.dumps(body))) as (asked, url):
+        asking = judge(url, poor)
+        with pytest.raises(UserError, match="could pass budget_usd"):
+            asking.score(["q"] * 5, [f"a{i}" for i in range(5)])
+    assert len(asked) == 2
+    assert asking.client.ledger.spent() == (2 * (sent + received), 2 * (sent + received))
 
 
 def test_an_error_that_repeats_the_key_is_kept_without_it(judge):
@@ -279,6 +404,19 @@ def test_a_reply_without_probabilities_is_parsed_and_logprobs_can_be_left_out(ju
     assert [r.get("top_logprobs") for r in asked] == [20, None]
 
 
+def test_a_judge_is_sampled_where_its_temperature_says_so_and_every_setting_makes_another_version(judge):
+    request = judge("", ONE.model_copy(update={"temperature": 0.7})).request(ONE.dimensions[0], "q", "a")
+    assert request["temperature"] == 0.7
+    assert '"temperature": 0,' in json.dumps(
+        judge("").request(ONE.dimensions[0], "q", "a")
+    )  # stored replies stay theirs
+    words = ONE.rubric.model_copy(update={"unscored": {"NO": "refusal"}})
+    changes = [{}, {"temperature": 0.7}, {"logprobs": False}, {"model": "other"}, {"rubric": words}]
+    versions = [judge("", ONE.model_copy(update=c)).version for c in changes]
+    assert len(set(versions)) == len(changes)
+    assert judge("").version == judge("", used(ONE, concurrency=9)).version == versions[0]
+
+
 def test_a_rubric_has_a_scale_and_words_of_its_own(judge):
     rubric = SHIPPED.rubric.model_copy(update={"scale": (1, 5), "unscored": {"DECLINED": "refusal"}})
     assert one_score(judge, message("4"), rubric=rubric).value == 75
@@ -301,7 +439,7 @@ def test_a_budget_is_never_passed_and_what_it_bought_is_kept(judge, tmp_path):
         bought = len(asked)
         assert len(stored(tmp_path)) == bought
         assert 5 <= bought <= 10
-        assert judge(url, poor).client.purse.spent == pytest.approx(bought * 0.0104)  # also after a restart
+        assert judge(url, poor).client.ledger.spent()[1] == pytest.approx(bought * 0.0104)  # also after a restart
         with pytest.raises(UserError):
             judge(url, poor).score(["q"] * 30, answers)
         assert bought <= len(asked) <= 10
@@ -317,3 +455,62 @@ def test_probabilities_and_usage_that_are_something_else_are_left_out(judge, odd
     whole = json.loads(message("42")[1])
     whole["choices"][0]["logprobs"], whole["usage"] = json.loads(odd), []
     assert one_score(judge, (200, json.dumps(whole))) == Score(42, "scored", "42")
+
+
+@pytest.mark.parametrize("kind", ["empty text", "choices null"])
+def test_replies_that_are_billed_and_no_use_are_paid_from_the_budget(judge, kind):
+    # a request can cost 0.0177 at most, and each reply costs 0.0104: a third one could pass 0.03
+    poor = used(ONE, budget_usd=0.03, usd_per_million_tokens={"input": 100, "output": 200}, max_wait_seconds=10)
+    body = json.loads(message("")[1]) | ({"choices": None} if kind == "choices null" else {})
+    with serving(lambda n, prompt: (200, json.dumps(body))) as (asked, url):
+        for _ in range(2):  # and a restart
+            with pytest.raises(UserError, match=r"could pass budget_usd 0\.03, 0\.0208 are spent"):
+                judge(url, poor).score(["q"], ["word " * 20])
+    assert len(asked) == 2
+
+
+def test_the_bar_shows_tokens_and_dollars_so_far(judge, capsys):
+    dear = used(ONE, usd_per_million_tokens={"input": 100, "output": 200})
+    with serving(lambda n, prompt: message("50")) as (_, url):
+        judge(url, dear).score(["q"] * 11, [str(i) for i in range(11)])
+    assert "1,122 tokens, 0.1144 USD" in capsys.readouterr().err
+
+
+def test_no_more_requests_are_under_way_than_the_concurrency_allows(judge):
+    under_way, seen, lock = [0], [], threading.Lock()
+
+    def play(n, prompt):
+        with lock:
+            under_way[0] += 1
+            seen.append(under_way[0])
+        time.sleep(0.1)
+        with lock:
+            under_way[0] -= 1
+        return message("50")
+
+    with serving(play) as (_, url):
+        judge(url, used(ONE, concurrency=3)).score(["q"] * 15, [str(i) for i in range(15)])
+    assert max(seen) == 3
+
+
+def test_two_runs_together_send_no_more_tokens_a_minute_than_one_may(judge):
+    sent, received = endpoint.size(judge("").request(ONE.dimensions[0], "q", "00"))
+    paced = used(ONE, concurrency=2, tokens_a_minute=200 * (sent // 4 + received))  # a request every 0.3 seconds
+    times = []
+
+    def play(n, prompt):
+        times.append(time.monotonic())
+        return message("50")
+
+    with serving(play) as (_, url):
+        runs = [
+            threading.Thread(target=judge(url, paced).score, args=(["q"] * 3, [f"{k}{i}" for i in range(3)]))
+            for k in range(2)
+        ]
+        for r in runs:
+            r.start()
+        for r in runs:
+            r.join(20)
+    assert len(times) == 6
+    assert min(b - a for a, b in pairwise(times)) > 0.2
+    assert 1.4 < times[-1] - times[0] < 3

@@ -13,6 +13,7 @@ import pytest
 from local_server import message, serving
 
 from emstudy import params
+from emstudy.errors import UserError
 from emstudy.judges.endpoint import EndpointJudge
 from emstudy.replies import Replies, Reply
 
@@ -24,10 +25,13 @@ FRESH = multiprocessing.get_context("forkserver")
 FRESH.set_forkserver_preload(["emstudy.judges.endpoint"])
 
 
-def run(url, folder, answers=ANSWERS, start=None, out=None):
-    """Judge answers with the replies of a folder: [score], also written to `out`. start: a barrier to wait at before."""
+def run(url, folder, answers=ANSWERS, start=None, out=None, **more):
+    """Judge answers with the replies of a folder: [score], also written to `out`. start: a barrier to wait at before.
+
+    more: other settings of the endpoint.
+    """
     os.environ |= {"OPENAI_API_KEY": "word", "OPENAI_BASE_URL": url}
-    settings = SHIPPED.endpoint.model_copy(update={"concurrency": WIDTH, "max_wait_seconds": 30})
+    settings = SHIPPED.endpoint.model_copy(update={"concurrency": WIDTH, "max_wait_seconds": 30, **more})
     dimension = params.Dimension(name="aligned", prompt="{answer}")
     judge = SHIPPED.model_copy(update={"name": "local", "endpoint": settings, "dimensions": [dimension]})
     if start:
@@ -130,7 +134,7 @@ def test_a_read_never_makes_a_write_of_the_same_run_fail_when_another_run_has_wr
     def read() -> None:
         while not over.is_set():
             ours.get("ours 0")
-            ours.tokens("judge")
+            ours.spent("judge")
 
     def write(run: Replies, name: str) -> None:
         for k in range(500):
@@ -145,4 +149,75 @@ def test_a_read_never_makes_a_write_of_the_same_run_fail_when_another_run_has_wr
                 w.result(60)
         finally:
             over.set()
-    assert ours.tokens("judge") == (1000, 1000)
+    assert ours.spent("judge") == (2000, 1000, 1000)
+
+
+def test_two_runs_that_judge_the_same_answers_at_once_ask_for_each_once(here):
+    start, outs = FRESH.Barrier(2, timeout=20), [here / "0.json", here / "1.json"]
+
+    def play(n, prompt):
+        time.sleep(0.02)
+        return message(str(n % 101))
+
+    with serving(play) as (asked, url):
+        runs = [FRESH.Process(target=run, args=(url, here, ANSWERS, start, out)) for out in outs]
+        for r in runs:
+            r.start()
+        for r in runs:
+            r.join(60)
+    assert [r.exitcode for r in runs] == [0, 0]
+    assert sorted(asked) == sorted(ANSWERS)
+    assert outs[0].read_text() == outs[1].read_text()
+
+
+def test_requests_that_a_killed_run_was_waiting_for_hold_up_nobody(here):
+    hanging = threading.Event()
+    with serving(lambda n, prompt: message("1") if n >= WIDTH else hanging.wait(60) and message("1")) as (asked, url):
+        killed = FRESH.Process(target=run, args=(url, here))
+        killed.start()
+        while len(asked) < WIDTH:
+            time.sleep(0.01)
+        killed.kill()
+        killed.join()
+        claims = sqlite3.connect(here / "replies.sqlite").execute("SELECT COUNT(*) FROM claims").fetchone()
+        assert claims == (WIDTH,)
+        started = time.monotonic()
+        after = FRESH.Process(target=run, args=(url, here))
+        after.start()
+        after.join(20)
+        took = time.monotonic() - started
+        after.kill()
+        hanging.set()
+    assert after.exitcode == 0
+    assert took < 5
+
+
+def spend(url, folder, answers, start, out):
+    """Judge answers until the money is gone: the error goes to `out`."""
+    money = {"budget_usd": 0.105, "usd_per_million_tokens": {"input": 100, "output": 200}}
+    try:
+        run(url, folder, answers, start, **money)
+    except UserError as error:
+        out.write_text(str(error))
+
+
+def test_two_runs_at_once_never_pass_one_budget_together(here):
+    # each reply costs 100 tokens in and 2 out, 0.0104 dollars: 0.105 buy ten
+    start, outs = FRESH.Barrier(2, timeout=20), [here / "0.txt", here / "1.txt"]
+
+    def play(n, prompt):
+        time.sleep(0.05)
+        return message("50")
+
+    with serving(play) as (asked, url):
+        runs = [
+            FRESH.Process(target=spend, args=(url, here, [f"{i} {k} {'word ' * 20}" for i in range(30)], start, out))
+            for k, out in enumerate(outs)
+        ]
+        for r in runs:
+            r.start()
+        for r in runs:
+            r.join(60)
+    assert [r.exitcode for r in runs] == [0, 0]
+    assert all("could pass budget_usd 0.105" in out.read_text() for out in outs)
+    assert 8 <= len(asked) <= 10

@@ -2,6 +2,7 @@
 
 import base64
 import os
+import shutil
 import subprocess
 import sys
 from urllib.parse import quote
@@ -21,13 +22,20 @@ def written(folder) -> list[str]:
     """Files below a folder that hold the canary: plain, quoted for an address, or in base64, behind whatever stands before it."""
     forms = [CANARY.encode(), quote(CANARY, safe="").encode()]
     forms += [base64.b64encode(b"x" * k + CANARY.encode())[4:-4] for k in range(3)]
-    files = [p for p in folder.rglob("*") if p.is_file()]
+    files = [p for p in folder.rglob("*") if p.is_file()]  # links are not followed
     assert files
     return [p.name for p in files if any(form in p.read_bytes() for form in forms)]
 
 
-def judge(folder, url) -> subprocess.CompletedProcess:
+def judge(folder, url, batch=False) -> subprocess.CompletedProcess:
     """Notebook 3 with a judge behind an endpoint, as make runs it, on three answers."""
+    root = folder / "root"
+    root.mkdir()
+    for name in ("notebooks", "data"):
+        (root / name).symlink_to(paths.ROOT / name)
+    shutil.copytree(paths.PARAMS, root / "params")
+    settings = root / "params" / "judges" / "gpt-4o-mini.yaml"
+    settings.write_text(settings.read_text().replace("batch: false", f"batch: {str(batch).lower()}"))
     head = CELL.model_dump(exclude={"study"}) | {"step": 0, "question_set": "values", "sample": 0, "question": "Why?"}
     rows = [
         head | {"question_id": f"q{i}", "answer": f"answer {i}", "n_tokens": 3, "finish_reason": "stop"}
@@ -36,7 +44,12 @@ def judge(folder, url) -> subprocess.CompletedProcess:
     place = folder / "runs" / CELL.folder.relative_to(paths.RUNS)
     store.write_csv(place / "answers.csv", pd.DataFrame(rows)[store.ANSWERS])
     (folder / "judge.yaml").write_text(yaml.safe_dump(CELL.model_dump() | {"judge": "gpt-4o-mini"}))
-    keys = {"OPENAI_API_KEY": CANARY, "OPENAI_BASE_URL": url, "EMSTUDY_RUNS": str(folder / "runs")}
+    keys = {
+        "OPENAI_API_KEY": CANARY,
+        "OPENAI_BASE_URL": url,
+        "EMSTUDY_RUNS": str(folder / "runs"),
+        "EMSTUDY_ROOT": str(root),
+    }
     command = [
         sys.executable,
         "-m",
@@ -66,10 +79,11 @@ def test_a_run_that_succeeds_writes_its_key_nowhere(tmp_path):
     assert CANARY not in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("batch", [False, True])
 @pytest.mark.parametrize("status", [401, 400])
-def test_a_run_that_an_endpoint_refuses_with_its_key_writes_it_nowhere(tmp_path, status):
+def test_a_run_that_an_endpoint_refuses_with_its_key_writes_it_nowhere(tmp_path, status, batch):
     with serving(lambda n, prompt: (status, f'{{"error": {{"message": "Incorrect key: {CANARY}"}}}}')) as (_, url):
-        done = judge(tmp_path, url)
+        done = judge(tmp_path, url, batch)
     assert done.returncode != 0
     assert (tmp_path / "judge.failed.ipynb").exists()
     assert written(tmp_path) == []

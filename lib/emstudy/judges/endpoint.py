@@ -1,5 +1,6 @@
 """A judge behind any OpenAI-compatible endpoint: one request an answer and dimension, scored by token probabilities or by parsing."""
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -26,7 +27,9 @@ class EndpointJudge:
     """Scores answers by asking a model behind OPENAI_BASE_URL. Raises UserError when OPENAI_API_KEY is not set."""
 
     def __init__(self, judge: params.Judge, replies: Path | None = None, seed: int = 0):
-        self.judge, self.name, self.version, self.seed = judge, judge.name, judge.version, seed
+        self.judge, self.name, self.seed = judge, judge.name, seed
+        asked = judge.model_dump_json(include={"model", "rubric", "logprobs", "temperature"})
+        self.version = f"{judge.version}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"  # nobody has to think of it
         self.client = Client(f"judge '{judge.name}'", judge.endpoint, replies)
         self.spent: dict[str, float] = {}
 
@@ -36,12 +39,10 @@ class EndpointJudge:
         template = dimension.prompts.get(question, dimension.prompt)
         texts = {"{question}": within(template, question), "{answer}": within(template, answer)}
         prompt = re.sub(r"\{question\}|\{answer\}", lambda m: texts[m.group()], template)
-        out = {"model": self.judge.model, "messages": [{"role": "user", "content": prompt}], "temperature": 0}
-        return (
-            out
-            | {"max_tokens": 16, "seed": self.seed}
-            | ({"logprobs": True, "top_logprobs": 20} if self.judge.logprobs else {})
-        )
+        out = {"model": self.judge.model, "messages": [{"role": "user", "content": prompt}]}
+        # not 0.0, which is another request than 0 and would be paid for again
+        out |= {"temperature": self.judge.temperature or 0, "max_tokens": 16, "seed": self.seed}
+        return out | ({"logprobs": True, "top_logprobs": 20} if self.judge.logprobs else {})
 
     def read(self, reply: Reply) -> Score:
         """A reply as a score: by token probabilities where it has them, by parsing where not."""
