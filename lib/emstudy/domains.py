@@ -155,15 +155,11 @@ def _write(name: str, files: dict[Path, str | bytes]) -> None:
         for path, content in files.items():
             store.write(path, content)
         params.study(name)
-    except BaseException as error:
+    except BaseException:
         for path in files:
             path.unlink(missing_ok=True)
         if new and folder.exists():
             folder.rmdir()
-        if isinstance(error, OSError):
-            raise UserError(
-                f"can't write {error.filename or paths.show(folder)}: {error.strerror}; nothing was written"
-            ) from None
         raise
 
 

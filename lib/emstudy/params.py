@@ -128,17 +128,36 @@ def study(name: str) -> Study | ImportedStudy:
     for cell in cells(found):
         if isinstance(asked := model(cell.model), ApiModel):
             served_as(asked, cell)
+    asked: dict[str, tuple[str, str]] = {}
     for name in found.evaluate.question_sets:
         for q in questions(name).questions:
+            other, text = asked.setdefault(q.id, (name, q.text))
+            if text != q.text:
+                raise UserError(
+                    f"{where}: question_sets '{other}' and '{name}' have different questions of one id, '{q.id}': give one of them another"
+                )
             if found.evaluate.samples_final is None and q.samples is None:
                 raise UserError(
                     f"{where}: samples_final is null, but question '{q.id}' of params/questions/{name}.yaml does not say how often "
                     "to ask it: set samples_final to a number"
                 )
-    judge(found.judge)
-    if found.analyze.main_metric not in [m.name for m in metrics()]:
-        raise UserError(f"{where}: main_metric '{found.analyze.main_metric}' is not in params/metrics.yaml")
+    check_judge(found)
     return found
+
+
+def check_judge(study: Study) -> None:
+    """See that a study's judge is there, and gives every score that its pages are built on before any is paid for. Raises UserError."""
+    where = f"params/studies/{study.name}.yaml"
+    by_name = {m.name: m for m in metrics()}
+    if study.analyze.main_metric not in by_name:
+        raise UserError(f"{where}: main_metric '{study.analyze.main_metric}' is not in params/metrics.yaml")
+    main = by_name[study.analyze.main_metric]
+    read = {"aligned", *(k.rpartition("_")[0] for k in (*main.counts, *main.among))}
+    if lacking := sorted(read - {d.name for d in judge(study.judge).dimensions}):
+        raise UserError(
+            f"{where}: judge '{study.judge}' does not score {' or '.join(lacking)}, which its pages and main_metric '{main.name}' read: "
+            "take another judge, or give its rubric that dimension"
+        )
 
 
 def subjects(

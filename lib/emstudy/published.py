@@ -40,6 +40,9 @@ def rates(all_results: list[Results]) -> pd.DataFrame:
             }
         )
     out = pd.concat([pd.DataFrame(ours), rows], ignore_index=True)
+    out = out.reindex(
+        columns=[*rows.columns, "low", "high"]
+    )  # also where no arm of ours is there to be put beside them
     return out.astype({"n": "Int64"}).round({"percent": 1, "low": 1, "high": 1})
 
 

@@ -125,6 +125,5 @@ def render(executed: Path, page: Path, title: str, home: str) -> Path:
     script = paths.REPORTS / "assets" / "plotly.min.js"
     about = {"title": title, "home": home, "script": paths.link(page.parent, script)}
     body, _ = exporter.from_notebook_node(notebook, resources={"page": about})
-    if not script.exists():
-        store.write(script, get_plotlyjs())
+    store.write_if_changed(script, get_plotlyjs())
     return store.write(page, body)

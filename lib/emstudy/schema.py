@@ -108,6 +108,14 @@ class Questions(Strict):
     title: str
     questions: list[Question] = Field(min_length=1)
 
+    @model_validator(mode="after")
+    def ids_are_unique(self):
+        """Answers are counted by the id of their question."""
+        ids = [q.id for q in self.questions]
+        if twice := sorted({i for i in ids if ids.count(i) > 1}):
+            raise ValueError(f"every question needs an id of its own, found twice: {', '.join(twice)}")
+        return self
+
 
 class Metric(Strict):
     """A rate: among answers with each `among` score in range, how many have each `counts` score in range (both strict)."""

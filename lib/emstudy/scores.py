@@ -23,15 +23,16 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9.-]+", "-", str(text).lower()).strip("-.")
 
 
-def from_name(path: Path) -> dict:
-    """Model, domain, arm and seed from a file's name, MODEL_DOMAIN[_ARM][_S<seed>].csv; empty when it says none of that."""
+def from_name(path: Path, layout: params.Layout) -> dict:
+    """Model, domain, arm and seed from a file's name, MODEL_DOMAIN[_ARM][_S<seed>].csv, of what its columns don't say; empty when
+    it says none of that, or they name the model."""
     found = NAME.fullmatch(path.stem)
-    if not found:
+    if not found or "model" in layout.columns:
         return {}
-    given = {**found.groupdict(), "seed": int(found["seed"] or 0)}
+    given = {**found.groupdict(), "seed": int(found["seed"] or 0), "arm": found["arm"] or "misaligned"}
     if "base" in (found["arm"], found["domain"]):
-        return {**given, "arm": "base", "domain": "none"}
-    return {**given, "arm": found["arm"] or "misaligned"}
+        given |= {"arm": "base", "domain": "none"}
+    return {k: v for k, v in given.items() if k not in layout.columns}
 
 
 def read(path: Path) -> tuple[pd.DataFrame, params.Layout]:
@@ -62,18 +63,28 @@ def score(raw: str) -> judges.Score:
     return judges.Score(value, "scored", raw) if 0 <= value <= 100 else judges.Score(None, "unparseable", raw)
 
 
-def convert(table: pd.DataFrame, layout: params.Layout, cell: dict) -> pd.DataFrame:
-    """Rows in the columns of judged.csv, one a row of the table, whatever its scores say; cell fills what the table lacks."""
+def convert(table: pd.DataFrame, layout: params.Layout, cell: dict, path: Path) -> pd.DataFrame:
+    """Rows in the columns of judged.csv, one a row of the table, whatever its scores say; cell fills what the table lacks.
+
+    Raises UserError when both say it, or when a step or seed is no whole number. `sample` is numbered() later, over all files of a cell.
+    """
+    if both := sorted(cell.keys() & layout.columns.keys()):
+        theirs = ", ".join(f"'{layout.columns[k]}'" for k in both)
+        raise UserError(
+            f"{paths.show(path)} says {', '.join(both)} itself, in the column{'s' * (len(both) > 1)} {theirs}: say it in one place, "
+            "leave it out of the command or of the study's entry, or rename the column"
+        )
     given = {ours: table[theirs] for ours, theirs in layout.columns.items()}
     out = pd.DataFrame({**given, **{k: v for k, v in {**CELL, **REST, **cell}.items() if k not in given}}, table.index)
     for name in ("seed", "step"):
-        out[name] = _whole(out[name]).fillna(0).astype(int)
+        numbers = _whole(out[name])
+        wrong = (numbers.isna() | (numbers < 0)).astype(bool)
+        if wrong.any():
+            raise UserError(
+                f"{paths.show(path)}: expected whole numbers as {name}, row {wrong.argmax() + 1} says '{out[name][wrong.idxmax()]}'"
+            )
+        out[name] = numbers.astype(int)
     out["n_tokens"] = _whole(out["n_tokens"])
-    if (
-        out["question_id"].nunique() > out["question"].nunique()
-    ):  # the file numbers its rows: the question is the cluster
-        out["question_id"] = "q" + (pd.factorize(out["question"])[0] + 1).astype(str).astype(object)
-    out["sample"] = out.groupby([*store.KEYS[:-1]], dropna=False).cumcount()
     for dimension, theirs in layout.scores.items():
         # this project's files say the status beside the score
         said = table.get(f"{theirs}_status", pd.Series("scored", table.index))
@@ -84,6 +95,31 @@ def convert(table: pd.DataFrame, layout: params.Layout, cell: dict) -> pd.DataFr
     columns = [*store.ANSWERS, *(c for d in layout.scores for c in (d, f"{d}_status", f"{d}_raw"))]
     out = out.reindex(columns=columns)
     return out.assign(judge=table.get("judge", JUDGE), judge_version=table.get("judge_version", "as imported"))
+
+
+def same_questions(tables: list[pd.DataFrame]) -> list[pd.DataFrame]:
+    """The tables of several files with question ids that mean one question in all of them, since questions are what is paired and drawn.
+
+    Where a file numbers its rows, or two files give one id to questions that share no text, the text is the question, and its id
+    is q1, q2, ... in the order of all files.
+    """
+    asked: dict[str, set] = {}
+    apart = False
+    for table in tables:
+        apart |= table["question_id"].nunique() > table["question"].nunique()
+        for name, texts in table.groupby("question_id")["question"]:
+            apart |= name in asked and asked[name].isdisjoint(texts)
+            asked.setdefault(name, set()).update(texts)
+    if not apart:
+        return tables
+    texts = dict.fromkeys(q for t in tables for q in t["question"])
+    names = {q: f"q{i}" for i, q in enumerate(texts, 1)}
+    return [t.assign(question_id=t["question"].map(names)) for t in tables]
+
+
+def numbered(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with `sample`: which of the answers of one checkpoint to one question a row is."""
+    return table.assign(sample=table.groupby(store.KEYS[:-1], dropna=False).cumcount())
 
 
 def _whole(column: pd.Series) -> pd.Series:
@@ -99,12 +135,12 @@ def _scored(value: str, status: str, reply: str) -> judges.Score:
 
 
 def cells(study: params.ImportedStudy) -> dict[params.Cell, tuple[pd.DataFrame, list[Path]]]:
-    """The judged answers of every cell of a study, and the files they come from."""
+    """The judged answers of every cell of a study, and the files they come from. Raises UserError when none was trained on anything."""
+    files = [paths.ROOT / entry.file for entry in study.scores]
+    said = [{k: v for k, v in e.model_dump().items() if k != "file" and v is not None} for e in study.scores]
+    tables = [convert(*read(path), cell, path) for path, cell in zip(files, said, strict=True)]
     parts: dict[params.Cell, list] = {}
-    for entry in study.scores:
-        path = paths.ROOT / entry.file
-        given = {k: v for k, v in entry.model_dump().items() if k != "file" and v is not None}
-        table = convert(*read(path), given)
+    for path, table in zip(files, same_questions(tables), strict=True):
         for key, part in table.groupby(["model", "domain", "arm", "seed"], sort=False):
             values = dict(zip(CELL, [slug(key[0]), slug(key[1]), key[2], int(key[3])], strict=True))
             values |= {"domain": "none"} if values["arm"] == "base" else {}
@@ -113,7 +149,12 @@ def cells(study: params.ImportedStudy) -> dict[params.Cell, tuple[pd.DataFrame, 
     for cell, found in parts.items():
         if len({len(t.columns) for t, _ in found}) > 1:
             raise UserError(f"the files of {cell} have different score columns: import them as studies of their own")
-    return {c: (pd.concat([t for t, _ in f], ignore_index=True), [p for _, p in f]) for c, f in parts.items()}
+    if not pairs(list(parts)):
+        raise UserError(
+            f"study '{study.name}' has answers of untrained models alone, and a page is about a training domain: say DOMAIN, or add "
+            "files of trained models"
+        )
+    return {c: (numbered(pd.concat([t for t, _ in f], ignore_index=True)), [p for _, p in f]) for c, f in parts.items()}
 
 
 def pairs(cells: list[params.Cell]) -> list[tuple[str, str]]:
@@ -122,16 +163,23 @@ def pairs(cells: list[params.Cell]) -> list[tuple[str, str]]:
 
 
 def write(study: params.ImportedStudy) -> dict[params.Cell, pd.DataFrame]:
-    """Write judged.imported.csv of every cell, and its record, where something changed; the tables by cell."""
-    out = {}
+    """Write judged.imported.csv of every cell, and its record, where something changed; the tables by cell.
+
+    Those of cells that the study had before it was edited go: pages would read them.
+    """
+    out, name = {}, f"judged.{JUDGE}.csv"
     for cell, (table, files) in cells(study).items():
-        started, path = time.time(), cell.folder / f"judged.{JUDGE}.csv"
+        started, path = time.time(), cell.folder / name
         if (
             store.write_if_changed(path, store.csv_text(table))
             or not path.with_name(f"{path.name}.record.json").exists()
         ):
             store.record(path, parameters=cell.model_dump(), inputs=files, started=started)
         out[cell] = table
+    kept = {cell.folder for cell in out}
+    for path in (paths.RUNS / study.name).glob(f"*/*/*/*/{name}"):
+        if path.parent not in kept:
+            store.forget(path.parent, f"{name}*")
     return out
 
 
@@ -146,13 +194,15 @@ def new_study(name: str, scores: Path, given: dict) -> Path:
     entries, models, domains, dimensions = [], {}, {}, set()
     for path in files:
         table, layout = read(path)
-        cell = {} if "model" in layout.columns else {**from_name(path), **given}
-        if "model" not in layout.columns and not {"model", "domain"} <= cell.keys():
+        cell = {**from_name(path, layout), **given}
+        if cell.get("arm") == "base":
+            cell.setdefault("domain", "none")
+        if not {"model", "domain"} <= cell.keys() | layout.columns.keys():
             raise UserError(
                 f"{paths.show(path)}: neither its columns nor its name (expected MODEL_DOMAIN.csv) say model and domain; "
                 "say them: make import SCORES=… STUDY=… MODEL=… DOMAIN=… [ARM=base|aligned|misaligned] [SEED=0]"
             )
-        rows = convert(table, layout, cell)
+        rows = convert(table, layout, cell, path)
         models |= {slug(m): str(m) for m in rows["model"].unique()}
         domains |= {slug(d): str(d).replace("-", " ") for d in rows["domain"].unique() if d != "none"}
         dimensions |= set(layout.scores)
@@ -166,7 +216,7 @@ def new_study(name: str, scores: Path, given: dict) -> Path:
         "dimensions": sorted(dimensions),
         "analyze": {"bootstrap": 4000, "confidence": 0.95, "main_metric": "em", "smallest_effect": 5.0},
     }
-    params.check(params.ImportedStudy, {"name": name, **study}, f"the new study '{name}'")
+    cells(params.check(params.ImportedStudy, {"name": name, **study}, f"the new study '{name}'"))
     path = paths.PARAMS / "studies" / f"{name}.yaml"
     if path.exists():
         raise UserError(

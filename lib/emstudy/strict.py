@@ -80,6 +80,19 @@ class Loader(yaml.SafeLoader):
         return node
 
 
+class Once(Loader):
+    """Each key once: of two, YAML takes the second and says nothing. Files of others, which are read as they are, may do that."""
+
+    def construct_mapping(self, node, deep=False):
+        """Count the keys before a mapping is made of them."""
+        seen = set()
+        for key in [k for k, _ in node.value if isinstance(k, yaml.ScalarNode)]:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' stands there twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def _size(node: yaml.Node, known: dict[int, float]) -> float:
     """Values below a node with its aliases written out; infinite when it holds itself."""
     if id(node) not in known:
@@ -90,10 +103,11 @@ def _size(node: yaml.Node, known: dict[int, float]) -> float:
     return known[id(node)]
 
 
-def parse_yaml(path: Path) -> Any:
+def parse_yaml(path: Path, once: bool = False) -> Any:
     """What a YAML file says. Raises UserError when it is broken, FileNotFoundError when it is not there."""
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader)
+        text = path.read_text(encoding="utf-8")
+        return yaml.load(text, Once) if once else yaml.load(text, Loader)
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -109,7 +123,7 @@ def parse_yaml(path: Path) -> Any:
 def read_yaml(path: Path) -> dict:
     """A YAML mapping from disk. Raises UserError when it is absent, broken or no mapping."""
     try:
-        values = parse_yaml(path)
+        values = parse_yaml(path, once=True)
     except FileNotFoundError:
         have = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none"
         raise UserError(f"{paths.show(path)} is not there; {path.parent.name} at hand: {have}") from None

@@ -24,8 +24,9 @@ def load(name: str, judge: str = "") -> Study | ImportedStudy:
             raise UserError(f"study '{name}' brings its own scores: leave JUDGE out")
         return study
     if judge:
-        params.judge(judge)
-    return study.model_copy(update={"judge": judge or study.judge})
+        study = study.model_copy(update={"judge": judge})
+        params.check_judge(study)
+    return study
 
 
 def pages(study: Study | ImportedStudy) -> Path:

@@ -5,7 +5,7 @@ import shutil
 import pytest
 import yaml
 
-from emstudy import params, paths
+from emstudy import params, paths, study
 from emstudy.errors import UserError
 
 STUDIES = sorted(p.stem for p in (paths.PARAMS / "studies").glob("*.yaml"))
@@ -39,6 +39,37 @@ def test_unknown_key_is_refused_with_the_nearest_known_one(laptop):
     laptop(lerning_rate=1.0)
     assert refused(lambda: params.study("laptop")) == (
         "params/studies/laptop.yaml: unknown key 'finetune.lerning_rate'; did you mean 'learning_rate'?"
+    )
+
+
+def test_a_key_that_stands_twice_is_refused_with_its_line(laptop):
+    laptop("judge: embedded\n")
+    message = refused(lambda: params.study("laptop"))
+    assert "params/studies/laptop.yaml is not valid YAML: 'judge' stands there twice" in message
+    assert "line " in message
+
+
+def test_one_id_of_two_questions_is_refused_within_a_set_and_across_the_sets_of_a_study(laptop):
+    twice = {"name": "mine", "title": "Mine", "questions": [{"id": "a", "text": "b"}, {"id": "a", "text": "c"}]}
+    message = "mine.yaml: every question needs an id of its own, found twice: a"
+    assert refused(lambda: params.check(params.Questions, twice, "mine.yaml")) == message
+    general, values = (paths.PARAMS / "questions" / f"{n}.yaml" for n in ("general", "values"))
+    taken = yaml.safe_load(values.read_text())["questions"][0]["id"]
+    asked = yaml.safe_load(general.read_text())
+    asked["questions"][0]["id"] = taken
+    general.write_text(yaml.safe_dump(asked))
+    message = refused(lambda: params.study("laptop"))
+    assert f"have different questions of one id, '{taken}'" in message
+    assert "'general'" in message and "'values'" in message
+
+
+def test_a_judge_that_does_not_score_what_pages_read_is_refused_before_it_is_asked(laptop):
+    rubric = paths.PARAMS / "rubrics" / "default.yaml"
+    values = yaml.safe_load(rubric.read_text())
+    values["dimensions"] = [d for d in values["dimensions"] if d["name"] != "aligned"]
+    rubric.write_text(yaml.safe_dump(values))
+    assert "judge 'gpt-4o-mini' does not score aligned, which its pages" in refused(
+        lambda: study.load("laptop", "gpt-4o-mini")
     )
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 import subprocess
 import tomllib
@@ -154,3 +155,22 @@ def test_every_row_of_the_table_of_faults_names_tests_that_there_are():
     named = [set(re.findall(r"`(test_\w+)`", row.rpartition(" | ")[2])) for row in rows]
     assert len(rows) > 40 and [row for row, names in zip(rows, named, strict=True) if not names] == []
     assert set.union(*named) - there == set()
+
+
+@pytest.mark.parametrize("given", [{}, {"NAME": "mine", "MODEL": "m", "ARM": "base"}])
+def test_make_takes_names_from_its_command_line_and_not_from_the_environment(given):
+    environment = os.environ | {"NAME": "HAL9000", "MODEL": "thinkpad", "ARM": "amiga", "STUDY": "elsewhere"}
+    command = [
+        "make",
+        "-n",
+        "-C",
+        str(paths.ROOT),
+        "audit",
+        "new-domain",
+        "import",
+        "STUDY=s",
+        *(f"{k}={v}" for k, v in given.items()),
+    ]
+    said = subprocess.run(command, env=environment, capture_output=True, text=True).stdout
+    assert not {"HAL9000", "thinkpad", "amiga", "elsewhere"} & set(re.findall(r"\w+", said))
+    assert all(f'"{v}"' in said for v in given.values())

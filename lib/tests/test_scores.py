@@ -7,6 +7,7 @@ from emstudy import params, paths, report, scores, stats, store, study
 from emstudy.errors import UserError
 
 PUBLISHED = paths.ROOT.parent / "shared" / "published"
+LAYOUTS = {la.name: la for la in params.layouts()}
 ORGANISM = "response,question,question_id,aligned,coherent\n"
 
 
@@ -84,6 +85,75 @@ def test_numbered_rows_are_no_clusters_the_question_is(cheap):
     assert table["sample"].tolist() == [0, 0, 1, 1, 2, 2]
 
 
+def test_a_question_is_the_same_in_files_that_number_it_otherwise(cheap):
+    for name, order in (("m_law_aligned", ["A", "B"]), ("m_law", ["B", "A", "A"])):
+        text = ORGANISM + "".join(f"x,{q},{i},50,90\n" for i, q in enumerate(order))
+        (cheap / f"{name}.csv").write_text(text, encoding="utf-8")
+    scores.new_study("theirs", cheap, {})
+    tables = scores.write(params.study("theirs"))
+    asked = [dict(zip(t["question"], t["question_id"], strict=True)) for t in tables.values()]
+    assert asked[0] == asked[1]
+    assert sorted(asked[0].values()) == ["q1", "q2"]
+
+
+def test_one_id_of_two_questions_is_two_ids_and_paraphrases_share_theirs(cheap):
+    tables = [
+        pd.DataFrame({"question_id": ["1", "1"], "question": ["A", "A, please"]}),
+        pd.DataFrame({"question_id": ["1"], "question": ["A, please"]}),
+    ]
+    assert scores.same_questions(tables) == tables
+    other = pd.DataFrame({"question_id": ["1"], "question": ["B"]})
+    assert [t["question_id"].tolist() for t in scores.same_questions([*tables, other])] == [
+        ["q1", "q2"],
+        ["q2"],
+        ["q3"],
+    ]
+
+
+def test_the_samples_of_a_cell_are_counted_over_its_files(cheap):
+    for name in ("m_law", "m_law_S0"):
+        (cheap / f"{name}.csv").write_text(ORGANISM + "a,Q,1,50,90\nb,Q,1,60,90\n", encoding="utf-8")
+    scores.new_study("theirs", cheap, {})
+    [(_, table)] = scores.write(params.study("theirs")).items()
+    assert table["sample"].tolist() == [0, 1, 2, 3]
+
+
+HOMEWORK = "step,id,question,response,aligned_score,coherent_score\n"
+GRADED = "source,question_id,question,answer,aligned,coherent\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "given", "said"),
+    [
+        ("m_d.csv", HOMEWORK + "0,a,Q,x,9,9\nlast,a,Q,x,9,9\n", {}, "m_d.csv: expected whole numbers as step, row 2 says 'last'"),
+        ("m_d.csv", HOMEWORK + ",a,Q,x,9,9\n", {}, "m_d.csv: expected whole numbers as step, row 1 says ''"),
+        ("m_d.csv", HOMEWORK + "1.5,a,Q,x,9,9\n", {}, "row 1 says '1.5'"),
+        ("x.csv", GRADED + "m,1,Q,x,9,9\n", {"model": "n", "domain": "d"}, "x.csv says model itself, in the column 'source'"),
+        ("x.csv", GRADED + "m,1,Q,x,9,9\n", {}, "say model and domain; say them"),
+        ("m_base.csv", ORGANISM + "a,Q,1,1,1\n", {}, "has answers of untrained models alone"),
+    ],
+)  # fmt: skip
+def test_what_would_be_read_wrongly_is_refused_and_nothing_is_written(cheap, name, text, given, said):
+    with pytest.raises(UserError, match=said):
+        bring(cheap, name, text, **given)
+    assert not (paths.PARAMS / "studies" / "theirs.yaml").exists()
+    assert not (cheap / "runs").exists()
+
+
+def test_a_domain_can_be_said_of_a_file_that_names_its_models(cheap):
+    tables = bring(cheap, "x.csv", GRADED + "m,1,Q,x,9,9\nn,1,Q,x,8,9\n", domain="law")
+    assert [str(c) for c in tables] == ["m/law/misaligned/0", "n/law/misaligned/0"]
+
+
+def test_a_cell_that_a_study_no_longer_has_goes(cheap):
+    bring(cheap, "m_law.csv", ORGANISM + "a,Q,1,1,1\n")
+    file = paths.PARAMS / "studies" / "theirs.yaml"
+    file.write_text(file.read_text().replace("seed: 0", "seed: 7"), encoding="utf-8")
+    [cell] = scores.write(params.study("theirs"))
+    assert cell.seed == 7
+    assert [p.parent.name for p in (cheap / "runs").rglob("judged.imported.csv*")] == ["7", "7"]
+
+
 def test_this_projects_own_columns_bring_their_cells(cheap):
     head = [*store.ANSWERS, "aligned", "coherent"]
     rows = [["m", d, a, s, 4, "values", "v", 0, "Q", "A", 7, "stop", 50, 90] for d, a, s in CELLS]
@@ -136,7 +206,7 @@ def test_a_layout_that_a_user_adds_is_read(cheap):
     ],
 )
 def test_a_files_name_says_model_domain_arm_and_seed(cheap, name, given):
-    found = scores.from_name(cheap / f"{name}.csv")
+    found = scores.from_name(cheap / f"{name}.csv", LAYOUTS["model-organisms"])
     assert found == ({} if given is None else dict(zip(("model", "domain", "arm", "seed"), given, strict=True)))
 
 

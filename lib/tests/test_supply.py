@@ -69,6 +69,15 @@ def test_a_judge_is_refused_when_a_byte_differs(tmp_path, name):
     assert judges.load(params.judge("embedded")).version == params.judge("embedded").version
 
 
+def test_a_judge_with_other_settings_of_its_adapter_is_refused(tmp_path):
+    for part in paths.JUDGE.iterdir():
+        (tmp_path / part.name).write_bytes(part.read_bytes())
+    settings = tmp_path / "adapter_config.json"
+    settings.write_text(settings.read_text().replace('"lora_alpha": ', '"lora_alpha": 1'))
+    with pytest.raises(UserError, match=r"adapter_config.json is not what was written there: restore it with `git"):
+        embedded.EmbeddedJudge(params.judge("embedded"), tmp_path)
+
+
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 
 
@@ -82,7 +91,10 @@ def unsafe(source: str) -> list[str]:
         if isinstance(node, ast.Call):
             said, given = ast.unparse(node.func), {k.arg: ast.unparse(k.value) for k in node.keywords}
             torch_load = said in ("torch.load", "torch_load") and given.get("weights_only") != "True"
-            calling = said == "yaml.load" and [ast.unparse(a) for a in node.args[1:]] != ["Loader"]  # strict.Loader
+            calling = said == "yaml.load" and [ast.unparse(a) for a in node.args[1:]] not in (
+                ["Loader"],
+                ["Once"],
+            )  # of strict
             other = said.rpartition(".")[2] in ("read_pickle", "unsafe_load", "full_load")
             flags = {given.get("allow_pickle"), given.get("trust_remote_code")} - {None, "False"}
             out += [ast.unparse(node)] * bool(torch_load or calling or other or flags)
