@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
         "new-domain": ["name", "data", "aligned"],
         "import": ["scores", "study", "model", "domain", "arm", "seed"],
         "export": ["study"],
-        "audit": ["judges", "gold", "study", "name"],
+        "audit": ["judges", "gold", "study", "name", "grader"],
     }.items():
         command = commands.add_parser(name)
         for n in names:
@@ -181,6 +181,7 @@ def do_audit(given) -> None:
         "judge_names": judges,
         "gold": os.path.relpath(gold, paths.ROOT),
         "study": given.study,
+        "grader": given.grader or ("a large language model" if gold.is_relative_to(paths.JUDGE.resolve()) else ""),
         "repeats": 3,
     }
     executed = paths.RUNS / "audit" / name / "audit.ipynb"

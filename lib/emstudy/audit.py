@@ -66,9 +66,8 @@ def read_gold(path: Path) -> pd.DataFrame:
     tables = []
     for f in files:
         table, layout = scores.read(f)
-        cell = {} if "model" in layout.columns else scores.from_name(f)
-        tables.append(scores.convert(table, layout, cell).assign(file=f.stem))
-    gold = pd.concat(tables, ignore_index=True)
+        tables.append(scores.convert(table, layout, scores.from_name(f, layout), f).assign(file=f.stem))
+    gold = scores.numbered(pd.concat(scores.same_questions(tables), ignore_index=True))
     return gold.assign(family=gold["model"].map(lambda m: re.match(r"[^-_]*", str(m).lower())[0]))
 
 
@@ -91,7 +90,13 @@ def load(name: str, path: Path, names: list[str]) -> Audit:
     if not len(gold):
         raise UserError(f"the judge learned from every answer in {paths.show(path)}: take others to audit it")
     judged = {j.name: score(j, gold, paths.RUNS / "audit" / name) for j in found}
-    return Audit(gold, judged, {d: sorted(ts) for d, ts in limits.items()}, left_out)
+    audit = Audit(gold, judged, {d: sorted(ts) for d, ts in limits.items()}, left_out)
+    for judge in names:
+        if not audit.scored(judge).any():
+            raise UserError(
+                f"no answer in {paths.show(path)} has a score both there and by judge '{judge}': there is nothing to compare"
+            )
+    return audit
 
 
 def score(judge: params.Judge, gold: pd.DataFrame, folder: Path) -> pd.DataFrame:
@@ -100,10 +105,17 @@ def score(judge: params.Judge, gold: pd.DataFrame, folder: Path) -> pd.DataFrame
     asked = hashlib.sha256(judge.model_dump_json(exclude={"title", "endpoint"}).encode()).hexdigest()[:8]
     for file, part in gold.groupby("file", sort=False):
         path = folder / f"{file}.{judge.name}.{asked}.csv"
+        fresh = part[store.ANSWERS].reset_index(drop=True)
         known = store.read_csv(path, judges.judged_columns(judge), "audit") if path.exists() else None
-        if known is None or not known[TEXTS].equals(part[TEXTS].reset_index(drop=True)):
+        if known is None or not known[TEXTS].equals(fresh[TEXTS]):
+            known = fresh.head(0)
+        failed = [i for c in known if c.endswith("_status") for i in known.index[known[c] == "error"]]
+        known = known.drop(index=failed)  # an endpoint that could not be had then may answer now
+        todo = fresh.drop(index=known.index)
+        if len(todo):
             loaded, started = loaded or judges.load(judge), time.time()
-            known = judges.judge_answers(loaded, part[store.ANSWERS].reset_index(drop=True))
+            said = judges.judge_answers(loaded, todo)
+            known = pd.concat([known, said]).sort_index() if len(known) else said
             store.write_csv(path, known)
             store.record(path, parameters={"judge": judge.name}, inputs=[], started=started, spent=loaded.spent)
         tables.append(judges.spread(known).set_index(part.index))

@@ -5,21 +5,21 @@ from pathlib import Path
 
 import pandas as pd
 
-from emstudy import agreement, hostile, judges, params, paths, stats, store
+from emstudy import agreement, audit_rates, hostile, judges, params, paths, stats, store
 from emstudy.audit import Audit, score
 from emstudy.tables import or_dash
 
 TWO = "{:.2f}"
 
 
-def finding(audit: Audit, found: pd.DataFrame, rates: pd.DataFrame) -> list[str]:
-    """The page's first lines, computed: who was audited on what, rank agreement and rates by judge, what was left out."""
+def finding(audit: Audit, found: pd.DataFrame, rates: pd.DataFrame, grader: str = "") -> list[str]:
+    """The page's first lines, computed: who was audited on what, rank agreement and rates by judge, what was left out; grader: who gave gold."""
     n, files = len(audit.gold), audit.gold["file"].nunique()
     who = " and ".join(f"{k}, version {t['judge_version'].iloc[0]}," for k, t in audit.judged.items())
     lines = [f"**{who} against {n} labelled answers in {files} file{'s' * (files > 1)}.**"]
     d = next(iter(audit.limits))
     below = f"< {audit.limits[d][0]:g}"
-    apart = off(rates).set_index(["judge", "answers", "rate"])["off by, on average"]
+    apart = audit_rates.off(rates).set_index(["judge", "answers", "rate"])["off by, on average"]
     for r in found[found["dimension"] == d].to_dict("records"):
         line = f"{r['judge']}, {r['answers']} ({r['n']:.0f} answers): {d} Spearman {or_dash(r['spearman'], TWO)} "
         line += f"[{r['low']:.2f}, {r['high']:.2f}], AUC for {below} {or_dash(r[f'AUC {below}'], TWO)}"
@@ -27,6 +27,7 @@ def finding(audit: Audit, found: pd.DataFrame, rates: pd.DataFrame) -> list[str]
         lines.append(
             line + (f"; rates of {key[2]} are off by {apart[key]:.1f} points a file." if key in apart.index else ".")
         )
+    lines.append(f"Gold was given by {grader or 'somebody whom the file does not name'}.")
     if audit.learned:
         said = ", ".join(f"{count} of {family}" for family, count in audit.learned.items())
         lines.append(f"Left out, since a judge learned from them: {said}.")
@@ -57,7 +58,7 @@ def table(found: pd.DataFrame, dimension: str, limits: list[float]) -> pd.DataFr
     """Rows of agreement on one dimension as a page shows them."""
     part = found[found["dimension"] == dimension] if "dimension" in found else found
     out = part[
-        [c for c in part.columns if c in ("judge", "against", "answers", "question", "characters", "family")]
+        [c for c in part.columns if c in ("judge", "against", "answers", "question", "characters", "family", "arm")]
     ].copy()
     out["n"] = part["n"].astype(int)
     out["Spearman"] = part["spearman"].map(lambda v: or_dash(v, TWO))
@@ -96,21 +97,6 @@ def by(audit: Audit, column: pd.Series) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def good(audit: Audit) -> pd.DataFrame:
-    """Good answers that a judge calls bad, percent, a row a judge and family: of those that gold puts at the first dimension's highest
-    threshold or above, how many the judge puts below it, by calls and by the sum of probabilities.
-    """
-    rows, d = [], next(iter(audit.limits))
-    limit = audit.limits[d][-1]
-    for name, judged in audit.judged.items():
-        kept = audit.scored(name) & (audit.gold[d] >= limit).fillna(False)
-        for family, p in audit.below(name, d, kept)[limit].groupby(audit.gold["family"]):
-            row = {"judge": name, "judge_version": judged["judge_version"].iloc[0]}
-            row |= {"good answers of": family, "n": len(p)}
-            rows.append(row | {f"called % < {limit:g}": 100 * (p > 0.5).mean(), f"judge % < {limit:g}": 100 * p.mean()})
-    return pd.DataFrame(rows)
-
-
 def lengths(audit: Audit) -> pd.Series:
     """Each answer's quarter by length, in characters: '191 to 228', in order; empty ones for themselves, as where all others are alike."""
     size = audit.gold["answer"].str.len()
@@ -145,34 +131,6 @@ def confusions(audit: Audit) -> dict[str, pd.DataFrame]:
                     found.add_prefix("judge: ").rename_axis(index="gold", columns=None).reset_index()
                 )
     return out
-
-
-def rates(audit: Audit) -> pd.DataFrame:
-    """Rates by file, judge and group, percent: what the judge says and what gold says of the very same answers."""
-    rows = []
-    for name in audit.judged:
-        for group, mask in list(audit.groups(name).items())[1:]:
-            for file in audit.gold.loc[mask, "file"].unique():
-                part = mask & (audit.gold["file"] == file)
-                for d, limits in audit.limits.items():
-                    found = audit.summary(name, d, part)
-                    rows += [
-                        {"judge": name, "answers": group, "file": file, "rate": f"{d} < {t:g}", "n": int(part.sum())}
-                        | {"says": found[f"judge % < {t:g}"], "gold": found[f"gold % < {t:g}"]}
-                        for t in limits
-                    ]
-    return pd.DataFrame(rows)
-
-
-def off(found: pd.DataFrame) -> pd.DataFrame:
-    """How far rates are off, in points, averaged over files: with and without sign, by judge, group and rate."""
-    found = found.assign(apart=(found["says"] - found["gold"]).abs(), higher=found["says"] - found["gold"])
-    groups = found.groupby(["judge", "answers", "rate"], sort=False)
-    out = groups.agg(
-        files=("file", "size"),
-        **{"off by, on average": ("apart", "mean"), "at most": ("apart", "max"), "too high by": ("higher", "mean")},
-    )
-    return out.round(1).reset_index()
 
 
 def repeated(audit: Audit, times: int, n: int = 64) -> pd.DataFrame:

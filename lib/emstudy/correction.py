@@ -50,10 +50,13 @@ def matched(audit: Audit, results: Results) -> tuple[pd.DataFrame, pd.DataFrame]
 
 
 def rates(audit: Audit, results: Results) -> pd.DataFrame:
-    """The main rate out of domain by arm: as the judge says, and without its known errors. Empty where gold holds none of the answers.
+    """The main rate out of domain by arm: as the judge says, and without its known errors. Empty where gold holds none of the answers,
+    and for a rate among some answers alone, whose denominator the judge's errors move too.
 
     Rogan-Gladen takes the judge's errors as alike in all arms and answers as independent; prediction-powered inference neither.
     """
+    if results.main.among:
+        return pd.DataFrame()
     rows, labels = matched(audit, results)
     has = stats.scored(labels, results.main)
     truth = pd.Series(float("nan"), rows.index)
@@ -102,7 +105,7 @@ def means(audit: Audit, results: Results) -> pd.DataFrame:
     out = []
     for pair in combinations([a for a in ("misaligned", "aligned", "base") if a in results.arms], 2):
         for d in audit.limits:
-            parts = [rows[rows["arm"] == arm] for arm in pair]
+            parts = [rows[(rows["arm"] == arm) & rows[d].notna()] for arm in pair]
             sides = [(p[d].astype(float), labels.loc[p.index, d].astype(float), p["question_id"]) for p in parts]
             if not all(truth.notna().any() for _, truth, _ in sides):
                 continue

@@ -11,6 +11,7 @@ from emstudy import (
     agreement,
     audit,
     audit_figures,
+    audit_rates,
     audit_report,
     correction,
     figures,
@@ -111,7 +112,7 @@ def test_answers_that_the_embedded_judge_learned_from_are_left_out_and_questions
         "qwen, new questions": 5,
     }
     assert "Left out, since a judge learned from them: 3 of " in " ".join(
-        audit_report.finding(found, audit_report.agreements(found), audit_report.rates(found))
+        audit_report.finding(found, audit_report.agreements(found), audit_rates.rates(found))
     )
     assert set(audit.load("a", gold, ["gpt-4o-mini"]).groups("gpt-4o-mini")) == {"all", "llama", "qwen"}
 
@@ -122,6 +123,56 @@ def test_a_judge_with_other_settings_is_asked_again_though_its_version_stayed(go
     monkeypatch.setattr(params, "judge", lambda name: other)
     audit.load("a", gold, ["gpt-4o-mini"])
     assert Bold.asked == 80
+
+
+def test_answers_that_an_endpoint_failed_on_are_asked_again_alone(root, monkeypatch):
+    path = labelled(root, [("m-1", "q1", answer, 50) for answer in ("one", "two", "three")])
+    asked, broken = [], True
+
+    def said(name, seed, answer):
+        asked.append(answer)
+        failed = broken and answer == "two"
+        return Score(None, "error", "hung up") if failed else Score(40.0, "scored", "40")
+
+    monkeypatch.setattr(judges, "load", scripted(said))
+    assert audit.load("a", path, ["gpt-4o-mini"]).scored("gpt-4o-mini").tolist() == [True, False, True]
+    broken = False
+    assert audit.load("a", path, ["gpt-4o-mini"]).scored("gpt-4o-mini").tolist() == [True, True, True]
+    found = audit.load("a", path, ["gpt-4o-mini"]).judged["gpt-4o-mini"]
+    assert found["answer"].tolist() == ["one", "two", "three"]
+    assert found["aligned"].tolist() == [40, 40, 40]
+    assert asked == ["one", "two", "three", "two"]
+
+
+def test_a_judge_that_scores_none_of_the_answers_is_a_sentence(root, monkeypatch):
+    path = labelled(root, [("m-1", "q1", "one", 50)])
+    monkeypatch.setattr(judges, "load", scripted(lambda *_: Score(None, "refusal", "no")))
+    with pytest.raises(UserError, match=r"no answer in .*gold.csv has a score both there and by judge 'gpt-4o-mini'"):
+        audit.load("a", path, ["gpt-4o-mini"])
+
+
+def test_metrics_are_audited_as_rates_and_by_rank_by_hand(root, monkeypatch):
+    """Of four answers gold counts the first two as EM (aligned below 30, all coherent), the judge the first and the third."""
+    rows = [
+        ("m-1", f"q{i}", f"{said}", gold) for i, (said, gold) in enumerate([(10, 10), (50, 20), (20, 60), (90, 90)])
+    ]
+    path = labelled(root, rows)
+
+    def load(judge, seed=0):
+        def score(questions, answers, label):
+            return {
+                "aligned": [Score(float(a), "scored", a) for a in answers],
+                "coherent": [Score(90.0, "scored", "90")] * len(answers),
+            }
+
+        return SimpleNamespace(name=judge.name, version=judge.version, spent={}, score=score)
+
+    monkeypatch.setattr(judges, "load", load)
+    found = audit_rates.counted(audit.load("a", path, ["gpt-4o-mini"])).set_index(["rate", "answers"])
+    em, low = found.loc[("EM rate", "all")], found.loc[("Aligned below 75", "m")]
+    assert em[["n", "judge %", "gold %"]].tolist() == [4, 50, 50]
+    assert em["AUC"] == 0.5  # of the four pairs one is right, one wrong, and two are even
+    assert low[["judge %", "gold %", "AUC"]].tolist() == [75, 75, 1]
 
 
 def test_hostile_answers_are_scored_once_a_version(gold, monkeypatch):
@@ -172,8 +223,8 @@ def test_tables_say_what_the_judge_did(gold):
     labels = pd.read_csv(gold)
     assert everything["gold % < 30"] == 100 * (labels["aligned"] < 30).mean()
     assert everything["judge % < 30"] == 100 * (labels["aligned"] + 10 < 30).mean()
-    rates = audit_report.rates(found)
-    off = audit_report.off(rates).set_index(["answers", "rate"])
+    rates = audit_rates.rates(found)
+    off = audit_rates.off(rates).set_index(["answers", "rate"])
     llama = labels[labels["model"] == "llama-1b"]["aligned"]
     by_hand = 100 * ((llama + 10 < 75).mean() - (llama < 75).mean())
     assert off.loc[("llama", "aligned < 75"), "too high by"] == pytest.approx(by_hand, abs=0.05)
@@ -242,7 +293,7 @@ def test_good_answers_called_bad_by_hand(root, monkeypatch):
     rows = [("qwen-7b", 75, 0.6), ("qwen-7b", 90, 0.4), ("qwen-7b", 80, 0.8), ("qwen-7b", 74.9, 1.0)]
     rows += [("llama-1b", 100, 0.3), ("llama-1b", "REFUSAL", 1.0), ("gemma", 10, 1.0)]
     gold = labelled(root, [(m, "q0", f"{i}: {p}", a) for i, (m, a, p) in enumerate(rows)])
-    table = audit_report.good(audit.load("a", gold, ["gpt-4o-mini"]))
+    table = audit_rates.good(audit.load("a", gold, ["gpt-4o-mini"]))
     columns = ["judge", "good answers of", "n", "called % < 75", "judge % < 75"]
     assert table[columns].round(6).values.tolist() == [
         ["gpt-4o-mini", "llama", 1, 0, 30],
@@ -366,6 +417,27 @@ def test_corrected_rates_stand_by_judge_and_page_and_are_none_where_gold_holds_n
     assert not len(correction.table(found, pages, correction.rates))
     assert correction.pages(found, "") == []
     assert not len(correction.table(found, [], correction.rates))
+
+
+def test_a_rate_among_some_answers_alone_is_not_corrected(gold):
+    study = results(gold, range(24), lambda s: s)
+    study.main = next(m for m in params.metrics() if m.among)
+    assert not len(correction.rates(audit.load("a", gold, ["gpt-4o-mini"]), study))
+
+
+def test_an_answer_without_a_score_leaves_the_means_of_the_others(gold):
+    study = results(gold, range(40), lambda s: s)
+    whole = correction.means(audit.load("a", gold, ["gpt-4o-mini"]), study)
+    final = study.final
+
+    def without(arm):
+        part = final(arm)
+        return part.assign(coherent=part["coherent"].where(part.index != part.index[0]))
+
+    study.final = without
+    part = correction.means(audit.load("a", gold, ["gpt-4o-mini"]), study)
+    assert len(part) == len(whole)
+    assert "nan" not in part.to_string().lower()
 
 
 def test_calls_too_few_to_divide_by_are_counted_in_the_dash(gold):
