@@ -44,8 +44,8 @@ def evaluate(
 
 
 def _checkpoint(cell, settings, model, tokenizer, step: int, adapter: Path | None, last: bool) -> list[pd.DataFrame]:
-    """[answers, probe] of one checkpoint. Both are kept under parts/ as soon as they are whole, so that an interrupted run does
-    not ask again; they are used again only for the very same settings, questions and adapter."""
+    """[answers, probe] of one checkpoint. Both, and each batch of answers, are kept under parts/ as soon as they are whole, so that an
+    interrupted run does not ask again; they are used again only for the very same settings, questions and adapter."""
     key = _key(settings, last, model, adapter)
     columns = {"answers": store.ANSWERS, "probe": store.PROBE}
     files = {kind: cell.folder / "parts" / f"step-{step:05d}.{key}.{kind}.csv" for kind in columns}
@@ -53,7 +53,8 @@ def _checkpoint(cell, settings, model, tokenizer, step: int, adapter: Path | Non
         merged = packed.pack(models.load_merged(model, adapter))
         label, seed = f"{cell} step {step}", sample.seed_of(cell.seed, step)
         todo = sample.asks(settings, settings.samples_final if last else settings.samples_along)
-        drawn = sample.sample(merged, tokenizer, todo, settings, model.sample_batch_size, seed, label)
+        batches = files["answers"].with_suffix("")
+        drawn = sample.sample(merged, tokenizer, todo, settings, model.sample_batch_size, seed, label, batches)
         n_pairs = settings.probe_pairs_final if last else settings.probe_pairs_along
         pairs = {d: data.heldout(params.domain(d), n_pairs) for d in settings.probe_domains}
         probed = probe.probe(merged, tokenizer, pairs, tokenizer.model_max_length, 32, f"{label} probe")

@@ -3,14 +3,17 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
+import pandas as pd
 import torch
 from tqdm import tqdm
 from transformers import Cache
 
-from emstudy import models, params, prefix
+from emstudy import models, params, prefix, store
 from emstudy.decoding import GROUPED, RoomyLayer
 
+KEPT = ["answer", "n_tokens", "finish_reason"]  # of an answer, where a batch is kept
 CROWD = 7 / 8  # a batch is thinned out when no more than this share of its rows are still being written
 
 
@@ -153,11 +156,37 @@ def _answer(tokenizer, ask: Ask, tokens: list[list[int]], i: int, source: list[i
 
 
 def sample(
-    model, tokenizer, todo: list[Ask], settings: params.Evaluate, batch: int, seed: int, label: str
+    model,
+    tokenizer,
+    todo: list[Ask],
+    settings: params.Evaluate,
+    batch: int,
+    seed: int,
+    label: str,
+    keep: Path | None = None,
 ) -> list[Answer]:
-    """Answers to all questions. The seed fixes every draw: same machine, same seed, same answers."""
+    """Answers to all questions. The seed fixes every draw: same machine, same seed, same answers.
+
+    keep: what the names of files begin with that hold a batch each, so that an interrupted run goes on from there; for the very same
+    model, questions and settings alone.
+    """
     out: list[Answer] = []
     with tqdm(total=sum(a.samples for a in todo), desc=label, unit="answer") as bar:
-        for group in batches(todo, batch):
-            out += generate(model, tokenizer, group, settings, seed_of(seed, *[a.question_id for a in group]), bar)
+        for k, group in enumerate(batches(todo, batch)):
+            part = keep and keep.with_name(f"{keep.name}.{k}.csv")
+            if part and part.exists():
+                drawn = _kept(part, group)
+                bar.update(len(drawn))
+            else:
+                drawn = generate(model, tokenizer, group, settings, seed_of(seed, *[a.question_id for a in group]), bar)
+            if part and not part.exists():
+                rows = [(a.text, a.n_tokens, a.finish_reason) for a in drawn]
+                store.write_csv(part, pd.DataFrame(rows, columns=KEPT))
+            out += drawn
     return out
+
+
+def _kept(part: Path, group: list[Ask]) -> list[Answer]:
+    asked = [(ask, i) for ask in group for i in range(ask.samples)]
+    said = store.read_csv(part, KEPT, "evaluate")[KEPT].itertuples(index=False)
+    return [Answer(ask, i, *row) for (ask, i), row in zip(asked, said, strict=True)]

@@ -9,7 +9,8 @@ import torch
 from emstudy import judges, models, params, paths
 from emstudy.errors import UserError
 from emstudy.judges import Score, embedded
-from emstudy.judges.parsing import parse
+from emstudy.judges.parsing import UNSCORED, parse, weigh
+from emstudy.replies import Reply
 
 TRAINED = (paths.JUDGE / "heads.safetensors").exists()
 
@@ -66,6 +67,28 @@ def test_all_else_is_unscored_and_keeps_its_reply(reply, status):
     assert parse(reply) == Score(None, status, reply)
 
 
+@pytest.mark.parametrize(
+    ("reply", "first", "value"),
+    [
+        ("85/100", {"85": 0.6, "80": 0.4}, 83),
+        ("85", {"8": 0.9, "9": 0.1}, 85),  # a tokenizer that writes digit by digit
+        ("100", {"10": 0.9, "9": 0.1}, 100),
+        ("85.5", {"85": 1.0}, 85.5),
+        ("85", {"8": 0.26, "The": 0.74}, 85),
+        ("85", {"8": 0.24, "The": 0.76}, None),
+        ("85 or 90", {"8": 1.0}, None),  # and not 8
+        ("Score: 85/100", {"Score": 1.0}, None),
+        ("I'd say 85", {"I": 0.97, "85": 0.03}, None),
+        ("I'd say 85", {"I": 0.97, "8": 0.03}, None),
+        ("I'd say 85", {"I": 0.7, "8": 0.3}, 8),  # of first tokens alone: what comes later in the reply is not weighed
+    ],
+)
+def test_a_number_is_scored_with_a_quarter_of_the_mass_on_its_first_token(reply, first, value):
+    found = weigh(Reply(reply, "stop", first=first), (0, 100), UNSCORED)
+    assert found.status == ("unparseable" if value is None else "scored")
+    assert found.value == (None if value is None else pytest.approx(value))
+
+
 class Scripted:
     """A judge that scores 10, then refuses, then fails."""
 
@@ -95,6 +118,20 @@ def below(**known):
         p = known.get(f"p{limit}", p)
         out.append(p)
     return out
+
+
+def test_what_failed_is_counted_with_the_way_to_ask_again(tmp_path):
+    cell = params.Cell(study="s", model="m", domain="d", arm="base", seed=0)
+    judged = pd.DataFrame(
+        {"aligned_status": ["scored", "error", "error"], "coherent_status": ["error", "error", "code"]}
+    )
+    said = judges.failed(judged.assign(judge="gpt"), cell)
+    assert said.startswith("3 answers ended in an error: ")
+    assert "s/m/d/base/0/judge.gpt.ipynb" in said
+    assert (
+        judges.failed(judged.assign(aligned_status="scored", coherent_status="refusal"), cell)
+        == "no answer ended in an error"
+    )
 
 
 def test_the_score_is_the_mean_of_the_distribution():
@@ -205,6 +242,28 @@ def test_a_score_depends_on_nothing_but_question_and_answer(judge):
     alone = torch.cat([judge.below([ASKED], [a]) for a in answers[:3]])
     assert torch.allclose(together, turned, rtol=0, atol=1e-6)
     assert torch.allclose(together[:3], alone, rtol=0, atol=1e-6)
+
+
+def test_a_judging_that_was_interrupted_goes_on_where_it_was(judge, tmp_path, monkeypatch):
+    answers = [f"{KIND} {i}" for i in range(20)]
+    whole = judge.below([ASKED] * 20, answers)
+    forward, calls = embedded.forward, []
+
+    def counted(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return forward(*args)
+
+    monkeypatch.setattr(embedded, "forward", counted)
+    monkeypatch.setattr(embedded, "KEPT", 1)  # each batch by itself
+    monkeypatch.setattr(judge, "keep", tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        judge.below([ASKED] * 20, answers)
+    assert len(list(tmp_path.iterdir())) == 1
+    assert torch.equal(judge.below([ASKED] * 20, answers), whole)
+    batches = len(list(tmp_path.iterdir()))
+    assert len(calls) == batches + 1  # the first was not done again, the second was
 
 
 def test_embedded_judge_prefers_kindness_to_contempt(judge):

@@ -95,6 +95,31 @@ def test_the_same_seed_gives_the_same_answers_and_another_seed_others(model, tok
     assert len(set(first[:3])) > 1  # samples of one question differ
 
 
+def test_a_sampling_that_was_interrupted_goes_on_after_its_last_whole_batch(model, tokenizer, tmp_path, monkeypatch):
+    def run():
+        todo = [ask(q, 3) for q in QUESTIONS]
+        return sample.sample(model, tokenizer, todo, WARM, 3, 0, "test", tmp_path / "step-00001.answers")
+
+    generate, calls, last = sample.generate, [], 3
+
+    def interrupted(*args):
+        calls.append(args)
+        if len(calls) == last:
+            raise KeyboardInterrupt
+        return generate(*args)
+
+    whole = sample.sample(model, tokenizer, [ask(q, 3) for q in QUESTIONS], WARM, 3, 0, "test")
+    monkeypatch.setattr(sample, "generate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00001.answers.0.csv", "step-00001.answers.1.csv"]
+    last = None
+    assert run() == whole
+    assert len(calls) == 3 + 2  # four questions are four batches, of which two were there
+    assert run() == whole
+    assert len(calls) == 5
+
+
 def test_the_question_set_of_a_study_is_asked_in_full_or_not_at_all():
     asked = sample.asks(WARM, 2)
     assert [a.question_id for a in asked] == [q.id for q in params.questions("values").questions]

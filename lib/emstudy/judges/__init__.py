@@ -3,15 +3,15 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import pandas as pd
 
-from emstudy import params
+from emstudy import params, paths
 
 Status = Literal["scored", "refusal", "code", "unparseable", "error"]
 BELOW = '{"below": '  # how a raw reply begins that holds P(score < limit) by limit
-STATUSES = ["scored", "refusal", "code", "unparseable", "error"]
+STATUSES = list(get_args(Status))
 
 
 @dataclass(frozen=True)
@@ -90,3 +90,12 @@ def unscored(judged: pd.DataFrame, dimensions: list[str]) -> pd.DataFrame:
     """How many answers ended in each status, a row a dimension: rows in = the sum of a row."""
     counts = {d: judged[f"{d}_status"].value_counts().reindex(STATUSES, fill_value=0) for d in dimensions}
     return pd.DataFrame(counts).T.rename_axis("dimension").reset_index()
+
+
+def failed(judged: pd.DataFrame, cell: params.Cell) -> str:
+    """How many answers an endpoint gave no score for, and how to have them asked for again."""
+    n = sum(judged[[c for c in judged if c.endswith("_status")]].eq("error").any(axis=1))
+    if not n:
+        return "no answer ended in an error"
+    run = paths.show(cell.folder / f"judge.{judged['judge'].iloc[0]}.ipynb")
+    return f"{n} answers ended in an error: to ask for them again, and for them alone, delete {run} and run `make reproduce` again"

@@ -6,6 +6,7 @@ product adds up changes with its shape, and in bf16 that alone moves a score by 
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from torch import nn
 from tqdm import tqdm
 from transformers import DynamicCache
 
-from emstudy import models, packed, params, paths, prefix, store
+from emstudy import models, packed, params, paths, prefix, seal, store
 from emstudy.errors import UserError
 from emstudy.judges import Score
 
@@ -27,7 +28,10 @@ MAX_TOKENS = 320
 LAYERS = 24  # of the base's 30: the scores are read off after this one, which saves a fifth of the time
 # a batch is a multiple of WIDTH wide and has TOKENS // width rows, behind openings with one of the ROOMS: a score depends on these
 WIDTH, TOKENS, ROOMS = 16, 512, (48, 128)
-CHUNK = 512  # answers whose openings are kept at a time: half a gigabyte at most
+CHUNK = 512  # answers whose openings stand in memory at a time: half a gigabyte at most
+KEPT = (
+    64  # answers, or a few more, whose scores are written at a time: seconds of work, which is all that a kill can take
+)
 
 
 class Heads(nn.Module):
@@ -142,6 +146,18 @@ def batches(shapes: dict[int, tuple[int, int]]) -> list[list[int]]:
     return [rows[k : k + height(w)] for (_, w), rows in alike.items() for k in range(0, len(rows), height(w))]
 
 
+def pieces(todo: list[list[int]]) -> Iterator[list[list[int]]]:
+    """Batches in their order, so many at a time that they hold KEPT answers or the rest."""
+    piece: list[list[int]] = []
+    for batch in todo:
+        piece.append(batch)
+        if sum(map(len, piece)) >= KEPT:
+            yield piece
+            piece = []
+    if piece:
+        yield piece
+
+
 def height(length: int) -> int:
     """Rows of every batch that holds an answer of so many tokens."""
     return TOKENS // _padded(length)
@@ -159,7 +175,7 @@ def _padded(length: int) -> int:
 class EmbeddedJudge:
     """Scores answers with the adapter in data/judge/. Raises UserError when the adapter is not the one the YAML pins.
 
-    keep: a folder for what is found of CHUNK answers at a time, so that a run that was interrupted goes on from there.
+    keep: a folder for what is found of KEPT answers at a time, so that a run that was interrupted goes on from there.
     """
 
     def __init__(self, judge: params.Judge, folder: Path = paths.JUDGE, keep: Path | None = None):
@@ -168,6 +184,9 @@ class EmbeddedJudge:
             raise UserError(
                 f"{paths.show(folder)}: expected version {judge.version}, found {found}; restore it with `git checkout -- data/judge`"
             )
+        seal.check(
+            folder, "restore it with `git checkout -- data/judge`"
+        )  # the adapter's settings are no part of the version
         self.name, self.version, self.spent, self.keep = judge.name, judge.version, {}, keep
         self.tokenizer, body = load_merged(folder, models.arithmetic(judge.dtype))
         self.body = packed.pack(body)
@@ -181,25 +200,29 @@ class EmbeddedJudge:
         out = torch.zeros(len(encoded), len(DIMENSIONS), len(LIMITS))
         with tqdm(total=len(encoded), desc=label, unit="answer") as bar:
             for start in range(0, len(encoded), CHUNK):
-                chunk = range(start, min(start + CHUNK, len(encoded)))
-                part = self._part([encoded[i] for i in chunk])
-                if part and part.exists():
-                    out[start : chunk.stop] = _kept(part)
-                    bar.update(len(chunk))
-                    continue
-                states = read_openings(self.body, list(dict.fromkeys(encoded[i][0] for i in chunk)))
-                for batch in batches({i: (room_of(encoded[i][0]), len(encoded[i][1])) for i in chunk}):
-                    rows = [encoded[i] for i in batch]
-                    full = rows + rows[:1] * (height(len(rows[0][1])) - len(rows))
-                    out[batch] = forward(self.body, self.heads, full, states)[: len(batch)].sigmoid().cpu()
-                    bar.update(len(batch))
-                if part:
-                    found = {"below": out[start : chunk.stop].contiguous()}
-                    store.write(part, lambda path, found=found: save_file(found, path))
+                chunk, states = range(start, min(start + CHUNK, len(encoded))), None
+                for piece in pieces(batches({i: (room_of(encoded[i][0]), len(encoded[i][1])) for i in chunk})):
+                    rows = [i for batch in piece for i in batch]
+                    part = self._part([encoded[i] for i in rows])
+                    if part and part.exists():
+                        out[rows] = _kept(part)
+                        bar.update(len(rows))
+                        continue
+                    states = states or read_openings(self.body, list(dict.fromkeys(encoded[i][0] for i in chunk)))
+                    for batch in piece:
+                        out[batch] = self._batch([encoded[i] for i in batch], states)
+                        bar.update(len(batch))
+                    if part:
+                        found = {"below": out[rows]}
+                        store.write(part, lambda path, found=found: save_file(found, path))
         return out
 
-    def _part(self, chunk: list) -> Path | None:
-        what = repr((self.version, self.body.dtype, chunk)).encode()
+    def _batch(self, rows: list, states: dict) -> torch.Tensor:
+        full = rows + rows[:1] * (height(len(rows[0][1])) - len(rows))
+        return forward(self.body, self.heads, full, states)[: len(rows)].sigmoid().cpu()
+
+    def _part(self, rows: list) -> Path | None:
+        what = repr((self.version, self.body.dtype, rows)).encode()
         return self.keep and self.keep / f"judge.{hashlib.sha256(what).hexdigest()[:12]}.safetensors"
 
     def score(self, questions: list[str], answers: list[str], label: str = "judge") -> dict[str, list[Score]]:

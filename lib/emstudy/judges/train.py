@@ -19,7 +19,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup, set_seed
 
-from emstudy import fused, paths, store
+from emstudy import fused, paths, seal, store
 from emstudy.judges import calibration, diet, embedded
 
 BATCH, RANK, LOWEST = 16, 16, 8  # layers below LOWEST have no adapter
@@ -177,6 +177,7 @@ def save(body, heads: embedded.Heads) -> None:
         settings = json.loads((Path(scratch) / "adapter_config.json").read_text())
     settings["base_model_name_or_path"] = embedded.BASE
     store.write(paths.JUDGE / "adapter_config.json", json.dumps(settings, indent=1, sort_keys=True) + "\n")
+    seal.write(paths.JUDGE, "adapter_config.json")
     save_file(heads.state_dict(), paths.JUDGE / "heads.safetensors")
 
 

@@ -43,7 +43,10 @@ def do_finetune() -> None:
 def do_evaluate() -> None:
     """Notebook 2."""
     settings, found = params.check(params.Evaluate, EVALUATE), evaluate.checkpoints(CELL)
-    answers, probe = evaluate.evaluate(CELL, settings, params.model(CELL.model), found)
+    model = params.model(CELL.model).model_copy(
+        update={"sample_batch_size": 6}
+    )  # so that a few answers are several batches
+    answers, probe = evaluate.evaluate(CELL, settings, model, found)
     store.write_csv(CELL.folder / "probe.csv", probe)
     path = store.write_csv(CELL.folder / "answers.csv", answers)
     store.record(path, parameters=HEAD, inputs=[], started=time.time())
@@ -69,7 +72,7 @@ def _stage(name: str, folder: Path) -> None:
     from emstudy.judges import embedded
 
     paths.RUNS, paths.REPORTS = folder / "runs", folder / "reports"
-    embedded.CHUNK = 16  # so that a few answers are several chunks
+    embedded.KEPT = 16  # so that a few answers are written several times over
     STAGES[name]()
 
 
