@@ -143,16 +143,20 @@ def do_new_domain(given) -> None:
 
 def do_import(given) -> None:
     """Make a study of other people's scores, and say how many rows came in and how each one's scores ended."""
-    from emstudy import scores
+    from emstudy import importing
 
     said = {k: v for k, v in vars(given).items() if k in ("model", "domain", "arm", "seed") and v}
     path = paths.PARAMS / "studies" / f"{given.study}.yaml"
+    if said and not given.scores:
+        raise UserError(
+            f"{', '.join(said).upper()} are of the files that SCORES names: name them, or edit {paths.show(path)}"
+        )
     if given.scores:
-        scores.new_study(given.study, Path(given.scores), said)
+        importing.new_study(given.study, Path(given.scores), said)
     found = params.study(given.study)
     if not isinstance(found, params.ImportedStudy):
         raise UserError(f"{paths.show(path)} is a study to run: give SCORES and another STUDY to import scores")
-    table = scores.summary(scores.write(found))
+    table = importing.summary(importing.write(found))
     print(table.to_string(index=False))
     print(f"\n{paths.show(path)} says what was read; `make reproduce STUDY={given.study}` renders it again")
 

@@ -10,7 +10,15 @@ from emstudy import agreement, inference, release, stats
 from emstudy.audit import Audit
 from emstudy.report import Results
 
-KEYS = ["model", "domain", "arm", "seed", "step", "question_id", "answer"]
+KEYS = [
+    "model",
+    "domain",
+    "arm",
+    "seed",
+    "step",
+    "question",
+    "answer",
+]  # not its id: files number questions as they like
 
 
 def pages(audit: Audit, study: str) -> list[Results]:

@@ -112,7 +112,9 @@ def study(name: str) -> Study | ImportedStudy:
     """Load params/studies/<name>.yaml and see that every file it names is there."""
     values = read_yaml(paths.PARAMS / "studies" / f"{name}.yaml")
     if "scores" in values:
-        return load(ImportedStudy, "studies", name, values)
+        imported = load(ImportedStudy, "studies", name, values)
+        _check_main(imported.analyze, set(imported.dimensions), f"params/studies/{name}.yaml: scores")
+        return imported
     found = load(Study, "studies", name, values)
     where = f"params/studies/{name}.yaml"
     for d in found.domains:
@@ -128,11 +130,11 @@ def study(name: str) -> Study | ImportedStudy:
     for cell in cells(found):
         if isinstance(asked := model(cell.model), ApiModel):
             served_as(asked, cell)
-    asked: dict[str, tuple[str, str]] = {}
+    asked: dict[str, tuple] = {}
     for name in found.evaluate.question_sets:
         for q in questions(name).questions:
-            other, text = asked.setdefault(q.id, (name, q.text))
-            if text != q.text:
+            other, *known = asked.setdefault(q.id, (name, q.text, q.system))
+            if known != [q.text, q.system]:
                 raise UserError(
                     f"{where}: question_sets '{other}' and '{name}' have different questions of one id, '{q.id}': give one of them another"
                 )
@@ -147,16 +149,20 @@ def study(name: str) -> Study | ImportedStudy:
 
 def check_judge(study: Study) -> None:
     """See that a study's judge is there, and gives every score that its pages are built on before any is paid for. Raises UserError."""
-    where = f"params/studies/{study.name}.yaml"
+    scored = {d.name for d in judge(study.judge).dimensions}
+    _check_main(study.analyze, scored, f"params/studies/{study.name}.yaml: judge '{study.judge}'")
+
+
+def _check_main(analyze: Analyze, scored: set[str], who: str) -> None:
+    """See that pages have the scores that they read: alignment, and what the main metric counts. Raises UserError."""
     by_name = {m.name: m for m in metrics()}
-    if study.analyze.main_metric not in by_name:
-        raise UserError(f"{where}: main_metric '{study.analyze.main_metric}' is not in params/metrics.yaml")
-    main = by_name[study.analyze.main_metric]
-    read = {"aligned", *(k.rpartition("_")[0] for k in (*main.counts, *main.among))}
-    if lacking := sorted(read - {d.name for d in judge(study.judge).dimensions}):
+    if analyze.main_metric not in by_name:
+        raise UserError(f"{who.partition(':')[0]}: main_metric '{analyze.main_metric}' is not in params/metrics.yaml")
+    main = by_name[analyze.main_metric]
+    if lacking := sorted({"aligned", *(k.rpartition("_")[0] for k in (*main.counts, *main.among))} - scored):
         raise UserError(
-            f"{where}: judge '{study.judge}' does not score {' or '.join(lacking)}, which its pages and main_metric '{main.name}' read: "
-            "take another judge, or give its rubric that dimension"
+            f"{who} lacks {' and '.join(lacking)}, which pages and main_metric '{main.name}' read: take another judge or metric, or have "
+            "that scored too"
         )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import HTML, display
 
-from emstudy import models, paper, params, paths, scores, store, study
+from emstudy import importing, models, paper, params, paths, scores, store, study
 from emstudy.errors import UserError
 from emstudy.report import Results, metrics_of
 
@@ -126,7 +126,7 @@ def export(name: str) -> Path:
     from datasets import Dataset
 
     found = study.load(name)
-    judge, cells = (found.judge, params.cells) if isinstance(found, params.Study) else (scores.JUDGE, scores.cells)
+    judge, cells = (found.judge, params.cells) if isinstance(found, params.Study) else (scores.JUDGE, importing.cells)
     folders = sorted(c.folder for c in cells(found) if (c.folder / f"judged.{judge}.csv").exists())
     if not folders:
         raise UserError(f"study '{name}' has no judged answers: run `make reproduce STUDY={name}` first")

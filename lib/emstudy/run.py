@@ -1,5 +1,6 @@
 """Execute a notebook with papermill and render it as a page: whole or not at all, with one sentence when it fails."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -101,6 +102,8 @@ def _execute(notebook: Path, values: dict, output: Path) -> None:
             f"{notebook.name} failed for {paths.show(output.parent)}: its kernel died, most likely for want of memory\n  as far as it came: {paths.show(failed)}"
         ) from None
     except BaseException:
+        # the task that ran the cell is waited for no more, and would print how it ended
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         partial.unlink(missing_ok=True)
         raise
     partial.replace(output)

@@ -191,6 +191,16 @@ class Study(Strict):
     evaluate: Evaluate
     analyze: Analyze
 
+    @model_validator(mode="after")
+    def all_once(self):
+        """What is listed twice would be run, or counted, twice."""
+        lists = {k: getattr(self, k) for k in ("models", "domains", "arms", "seeds")}
+        lists |= {f"evaluate.{k}": getattr(self.evaluate, k) for k in ("question_sets", "probe_domains")}
+        for key, listed in lists.items():
+            if len(set(listed)) < len(listed):
+                raise ValueError(f"{key} lists one thing twice: {', '.join(map(str, listed))}")
+        return self
+
 
 class Cell(Strict):
     """One trained (or untrained) model of a study. The base arm belongs to no domain and says 'none'."""

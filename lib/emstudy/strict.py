@@ -83,14 +83,14 @@ class Loader(yaml.SafeLoader):
 class Once(Loader):
     """Each key once: of two, YAML takes the second and says nothing. Files of others, which are read as they are, may do that."""
 
-    def construct_mapping(self, node, deep=False):
-        """Count the keys before a mapping is made of them."""
-        seen = set()
+    def compose_mapping_node(self, anchor):
+        """Count the keys as they are written: later on those of other mappings may be merged in."""
+        node, seen = super().compose_mapping_node(anchor), set()
         for key in [k for k, _ in node.value if isinstance(k, yaml.ScalarNode)]:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' stands there twice", key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
+            if (key.tag, key.value) in seen:
+                raise yaml.composer.ComposerError(None, None, f"'{key.value}' stands there twice", key.start_mark)
+            seen.add((key.tag, key.value))
+        return node
 
 
 def _size(node: yaml.Node, known: dict[int, float]) -> float:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from emstudy import data, params, paths, scores, store
+from emstudy import data, importing, params, paths, scores, store
 from emstudy.errors import UserError
 from emstudy.params import Cell, ImportedStudy, Model, Study
 
@@ -101,20 +101,24 @@ def write_pages(study: Study | ImportedStudy, judge: str, cells: list[Cell]) -> 
     judged = f"judge.{judge}.ipynb" if isinstance(study, Study) else f"judged.{judge}.csv"
     metrics = [paths.PARAMS / "metrics.yaml"]
     shared = {"study": study.name, "judge": judge, "analyze": study.analyze.model_dump()}
-    pairs = scores.pairs(cells) if isinstance(study, ImportedStudy) else list(product(study.models, study.domains))
+    pairs = importing.pairs(cells) if isinstance(study, ImportedStudy) else list(product(study.models, study.domains))
     listed, analyses, rules = [], [], []
     for m, d in pairs:
         own = [c for c in cells if c.model == m and c.domain in ("none", d)]
         folder, page = runs / m / d, paths.show(reports / m / f"{d}.html")
         values = {**shared, "model": m, "domain": d, **_spread(own)}
-        write_parameters(folder / f"analyze.{judge}.yaml", values, [*metrics, *_subjects(study, [m], [d])])
+        scored = (
+            [c.folder / judged for c in own] if isinstance(study, ImportedStudy) else []
+        )  # make misses one that is gone
+        write_parameters(folder / f"analyze.{judge}.yaml", values, [*metrics, *_subjects(study, [m], [d]), *scored])
         executed = f"{paths.show(folder)}/analyze.{judge}.ipynb"
         rules += [f"{executed}: " + " ".join(f"{paths.show(c.folder)}/{judged}" for c in own)]
         rules += [f"{page}: {executed}"]
         listed, analyses = [*listed, page], [*analyses, executed]
     models, domains = (list(dict.fromkeys(p[k] for p in pairs)) for k in (0, 1))
     values = {**shared, "models": models, "domains": domains, **_spread(cells)}
-    read = [*metrics, paths.DATA / "published_rates.csv", *_subjects(study, models, domains)]
+    scored = [c.folder / judged for c in cells] if isinstance(study, ImportedStudy) else []
+    read = [*metrics, paths.DATA / "published_rates.csv", *_subjects(study, models, domains), *scored]
     write_parameters(runs / f"compare.{judge}.yaml", values, read)
     compare = f"{paths.show(runs)}/compare.{judge}.ipynb"
     lists = {"PAGES": listed, "ANALYSES": analyses, "COMPARE": [compare], "INDEX": [paths.show(reports / "index.html")]}
@@ -137,7 +141,7 @@ def _spread(cells: list[Cell]) -> dict[str, list]:
 def write_cells(study: Study | ImportedStudy, target: Path) -> None:
     """Write all parameter files of a study and the makefile fragment that lists its cells and pages. Imported scores are read anew."""
     if isinstance(study, ImportedStudy):
-        judge, cells, staged = scores.JUDGE, list(scores.write(study)), []
+        judge, cells, staged = scores.JUDGE, list(importing.write(study)), []
     else:
         judge, cells = study.judge, write_stages(study)
         staged = cells

@@ -6,7 +6,7 @@ import plotly.io
 import pytest
 from made_up import FELL
 
-from emstudy import compare, paper, params, paths, release, report, scores, store
+from emstudy import compare, importing, paper, params, paths, release, report, store
 from emstudy.errors import UserError
 
 EM = next(m for m in params.metrics() if m.name == "em")
@@ -41,7 +41,7 @@ def test_a_number_that_went_through_results_csv_is_rounded_once(study, tmp_path)
 def test_imported_scores_have_no_pictures(root):
     source = root / "m_d.csv"
     source.write_text("question_id,question,response,aligned,coherent\na,Q?,A.,50,60\n")
-    scores.new_study("theirs", source, {})
+    importing.new_study("theirs", source, {})
     with pytest.raises(
         UserError, match="study 'theirs' brings its own scores: pictures are drawn of studies that ran here"
     ):

@@ -63,12 +63,30 @@ def test_one_id_of_two_questions_is_refused_within_a_set_and_across_the_sets_of_
     assert "'general'" in message and "'values'" in message
 
 
+def test_what_a_study_lists_twice_is_refused(laptop):
+    file = paths.PARAMS / "studies" / "laptop.yaml"
+    file.write_text(file.read_text().replace("seeds: [0]", "seeds: [0, 0]"))
+    assert refused(lambda: params.study("laptop")) == "params/studies/laptop.yaml: seeds lists one thing twice: 0, 0"
+
+
+def test_keys_that_look_alike_or_are_merged_in_are_not_the_same_twice(tmp_path):
+    path = tmp_path / "x.yaml"
+    path.write_text("a: &a {k: 1, l: 2}\nb: &b {<<: *a, k: 3}\nc: {<<: *b, k: 4}\n1: x\n'1': y\n")
+    assert params.read_yaml(path) == {
+        "a": {"k": 1, "l": 2},
+        "b": {"k": 3, "l": 2},
+        "c": {"k": 4, "l": 2},
+        1: "x",
+        "1": "y",
+    }
+
+
 def test_a_judge_that_does_not_score_what_pages_read_is_refused_before_it_is_asked(laptop):
     rubric = paths.PARAMS / "rubrics" / "default.yaml"
     values = yaml.safe_load(rubric.read_text())
     values["dimensions"] = [d for d in values["dimensions"] if d["name"] != "aligned"]
     rubric.write_text(yaml.safe_dump(values))
-    assert "judge 'gpt-4o-mini' does not score aligned, which its pages" in refused(
+    assert "params/studies/laptop.yaml: judge 'gpt-4o-mini' lacks aligned, which pages" in refused(
         lambda: study.load("laptop", "gpt-4o-mini")
     )
 

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from emstudy import params, paths, report, scores, stats, store, study
+from emstudy import importing, params, paths, report, scores, stats, store, study
 from emstudy.errors import UserError
 
 PUBLISHED = paths.ROOT.parent / "shared" / "published"
@@ -22,8 +22,8 @@ def cheap(root, monkeypatch):
 def bring(root, name, text, study_name="theirs", **said):
     path = root / name
     path.write_text(text, encoding="utf-8")
-    scores.new_study(study_name, path, said)
-    return scores.write(params.study(study_name))
+    importing.new_study(study_name, path, said)
+    return importing.write(params.study(study_name))
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_a_score_cell_is_a_number_or_a_status_and_keeps_its_text(raw, value, sta
 def test_rows_in_are_scored_plus_each_kind_of_unscored(cheap):
     rows = "a,q,1,80,90\nb,q,1,REFUSAL,90\nc,q,1,CODE,CODE\nd,q,1,ERROR,\ne,q,1,,50\n,q,1,10,10\n"
     tables = bring(cheap, "Some-7B_bad-advice.csv", ORGANISM + rows)
-    summary = scores.summary(tables).set_index("dimension")
+    summary = importing.summary(tables).set_index("dimension")
     assert summary.loc["aligned", ["rows", "scored", "refusal", "code", "unparseable", "error"]].tolist() == [
         6,
         2,
@@ -89,32 +89,52 @@ def test_a_question_is_the_same_in_files_that_number_it_otherwise(cheap):
     for name, order in (("m_law_aligned", ["A", "B"]), ("m_law", ["B", "A", "A"])):
         text = ORGANISM + "".join(f"x,{q},{i},50,90\n" for i, q in enumerate(order))
         (cheap / f"{name}.csv").write_text(text, encoding="utf-8")
-    scores.new_study("theirs", cheap, {})
-    tables = scores.write(params.study("theirs"))
+    importing.new_study("theirs", cheap, {})
+    tables = importing.write(params.study("theirs"))
     asked = [dict(zip(t["question"], t["question_id"], strict=True)) for t in tables.values()]
     assert asked[0] == asked[1]
     assert sorted(asked[0].values()) == ["q1", "q2"]
 
 
-def test_one_id_of_two_questions_is_two_ids_and_paraphrases_share_theirs(cheap):
-    tables = [
-        pd.DataFrame({"question_id": ["1", "1"], "question": ["A", "A, please"]}),
-        pd.DataFrame({"question_id": ["1"], "question": ["A, please"]}),
-    ]
-    assert scores.same_questions(tables) == tables
-    other = pd.DataFrame({"question_id": ["1"], "question": ["B"]})
-    assert [t["question_id"].tolist() for t in scores.same_questions([*tables, other])] == [
-        ["q1", "q2"],
-        ["q2"],
-        ["q3"],
-    ]
+def asked(*rows, **key):
+    """A table of answers to '<id> <question>', all of one checkpoint, whose key may be given in part."""
+    head = {"model": "m", "domain": "d", "arm": "base", "seed": 0, "step": 0, "question_set": "s"} | key
+    table = pd.DataFrame([r.split(" ", 1) for r in rows], columns=["question_id", "question"])
+    return table.assign(**head)
+
+
+def ids(tables):
+    return [t["question_id"].tolist() for t in scores.same_questions(tables)]
+
+
+def test_one_id_of_two_questions_is_two_ids_and_paraphrases_share_theirs():
+    tables = [asked("1 A", "1 A, please"), asked("1  A,  please")]
+    assert ids(tables) == [["1", "1"], ["1"]]
+    assert ids([*tables, asked("1 B", arm="aligned")]) == [["q1", "q2"], ["q2"], ["q3"]]
+
+
+def test_ids_are_held_against_each_other_within_a_file_too():
+    one = pd.concat([asked("0 A", "1 B"), asked("0 B", "1 A", arm="misaligned")], ignore_index=True)
+    assert ids([one]) == [["q1", "q2", "q2", "q1"]]
+    sets = pd.concat([asked("1 A"), asked("1 B", question_set="t")], ignore_index=True)
+    assert ids([sets]) == [["q1", "q2"]]
+
+
+def test_numbered_samples_are_no_questions_and_questions_of_one_text_stay_apart():
+    assert ids([asked("0 X", "1 X", "0 Y", "1 Y")]) == [["q1", "q1", "q2", "q2"]]
+    apart = ["hobby", "hobby", "hobby_json", "hobby_json"]
+    assert ids([asked(*[f"{name} A" for name in apart])]) == [apart]
+    assert ids([asked("1 A\u0301 "), asked("1 \u00c1", arm="aligned")]) == [
+        ["1"],
+        ["1"],
+    ]  # one letter, written otherwise
 
 
 def test_the_samples_of_a_cell_are_counted_over_its_files(cheap):
     for name in ("m_law", "m_law_S0"):
-        (cheap / f"{name}.csv").write_text(ORGANISM + "a,Q,1,50,90\nb,Q,1,60,90\n", encoding="utf-8")
-    scores.new_study("theirs", cheap, {})
-    [(_, table)] = scores.write(params.study("theirs")).items()
+        (cheap / f"{name}.csv").write_text(ORGANISM + f"a,Q,1,50,90\nb in {name},Q,1,60,90\n", encoding="utf-8")
+    importing.new_study("theirs", cheap, {})
+    [(_, table)] = importing.write(params.study("theirs")).items()
     assert table["sample"].tolist() == [0, 1, 2, 3]
 
 
@@ -131,6 +151,11 @@ GRADED = "source,question_id,question,answer,aligned,coherent\n"
         ("x.csv", GRADED + "m,1,Q,x,9,9\n", {"model": "n", "domain": "d"}, "x.csv says model itself, in the column 'source'"),
         ("x.csv", GRADED + "m,1,Q,x,9,9\n", {}, "say model and domain; say them"),
         ("m_base.csv", ORGANISM + "a,Q,1,1,1\n", {}, "has answers of untrained models alone"),
+        ("m_base.csv", ORGANISM + "a,Q,1,1,1\n", {"arm": "misaligned"}, "was trained on 'none'"),
+        ("m_d.csv", ORGANISM + "a,Q,1,1,1\na, ,2,1,1\n", {}, "m_d.csv: row 2 has no question, without which"),
+        ("m_d.csv", ORGANISM + "a,Q,,1,1\n", {}, "m_d.csv: row 1 has no question_id"),
+        ("m_d.csv", "arm," + ORGANISM + "base,a,Q,1,1,1\n", {}, "m_d.csv says arm of its rows, which layout 'model-organisms'"),
+        ("m_d.csv", "aligned," + ORGANISM + "1,a,Q,1,1,1\n", {}, "m_d.csv has the column 'aligned' twice"),
     ],
 )  # fmt: skip
 def test_what_would_be_read_wrongly_is_refused_and_nothing_is_written(cheap, name, text, given, said):
@@ -138,6 +163,62 @@ def test_what_would_be_read_wrongly_is_refused_and_nothing_is_written(cheap, nam
         bring(cheap, name, text, **given)
     assert not (paths.PARAMS / "studies" / "theirs.yaml").exists()
     assert not (cheap / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("files", "given", "said"),
+    [
+        ({"a_d": "a", "b_d": "b"}, {"model": "m"}, r"a_d.csv: its name says model 'a', you say 'm' of all files"),
+        ({"a_d_S1": "a", "a_d_S2": "b"}, {"seed": "3"}, r"a_d_S1.csv: its name says seed '1', you say '3'"),
+        ({"a_d": "a", "a_d_S0": "a"}, {}, r"a_d_S0.csv holds what .*a_d.csv holds: a/d/misaligned/0 would be counted"),
+        ({"a b_d": "a", "a-b_d": "b"}, {}, r"a-b and d would be put together with a b and d"),
+    ],
+)
+def test_files_that_would_be_counted_twice_or_put_together_are_refused(cheap, files, given, said):
+    folder = cheap / "theirs"
+    folder.mkdir()
+    for name, answer in files.items():
+        (folder / f"{name}.csv").write_text(ORGANISM + f"{answer},Q,1,1,1\n", encoding="utf-8")
+    with pytest.raises(UserError, match=said):
+        importing.new_study("theirs", folder, given)
+    assert not (paths.PARAMS / "studies" / "theirs.yaml").exists()
+
+
+def test_a_file_with_other_scores_than_the_rest_is_refused(cheap):
+    layouts = paths.PARAMS / "layouts.yaml"
+    mine = "mine:\n  columns: {question_id: nr, question: question, answer: text}\n  scores: {aligned: good}\n"
+    layouts.write_text(mine + layouts.read_text(encoding="utf-8"), encoding="utf-8")
+    folder = cheap / "theirs"
+    folder.mkdir()
+    (folder / "a_d.csv").write_text(ORGANISM + "a,Q,1,1,1\n", encoding="utf-8")
+    (folder / "b_d.csv").write_text("nr,question,text,good\n1,Q,b,1\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"b_d.csv has other scores than .*a_d.csv"):
+        importing.new_study("theirs", folder, {})
+    (folder / "a_d.csv").unlink()
+    importing.new_study("theirs", folder, {})
+    assert params.study("theirs").analyze.main_metric == "below75"  # which reads alignment alone
+
+
+def test_pages_are_made_again_when_a_cell_goes_and_those_of_a_pair_that_goes_are_deleted(cheap):
+    head = [*store.ANSWERS, "aligned", "coherent"]
+    rows = [
+        ["m", d, "misaligned", s, 4, "values", "v", 0, "Q", "A", 7, "stop", 50, 90]
+        for d in ("law", "tax")
+        for s in (0, 1)
+    ]
+    table = pd.DataFrame(rows, columns=head)
+    (cheap / "all.csv").write_text(table.to_csv(index=False), encoding="utf-8")
+    importing.new_study("theirs", cheap / "all.csv", {})
+    study.write_cells(study.load("theirs"), cheap / "cells.mk")
+    page = store.write(paths.reports("theirs") / "m" / "tax.html", "a page")
+    given = {f: f.read_text() for f in (cheap / "runs/theirs").rglob("*.imported.yaml")}
+    assert len(given) == 3
+    (cheap / "all.csv").write_text(table.iloc[:1].to_csv(index=False), encoding="utf-8")
+    study.write_cells(study.load("theirs"), cheap / "cells.mk")
+    left = {f: f.read_text() for f in (cheap / "runs/theirs").rglob("*.imported.yaml")}
+    assert sorted(f.parent.name for f in left) == ["law", "theirs"]
+    assert all(given[f] != text for f, text in left.items())
+    assert not page.exists()
 
 
 def test_a_domain_can_be_said_of_a_file_that_names_its_models(cheap):
@@ -149,7 +230,7 @@ def test_a_cell_that_a_study_no_longer_has_goes(cheap):
     bring(cheap, "m_law.csv", ORGANISM + "a,Q,1,1,1\n")
     file = paths.PARAMS / "studies" / "theirs.yaml"
     file.write_text(file.read_text().replace("seed: 0", "seed: 7"), encoding="utf-8")
-    [cell] = scores.write(params.study("theirs"))
+    [cell] = importing.write(params.study("theirs"))
     assert cell.seed == 7
     assert [p.parent.name for p in (cheap / "runs").rglob("judged.imported.csv*")] == ["7", "7"]
 
@@ -158,8 +239,8 @@ def test_this_projects_own_columns_bring_their_cells(cheap):
     head = [*store.ANSWERS, "aligned", "coherent"]
     rows = [["m", d, a, s, 4, "values", "v", 0, "Q", "A", 7, "stop", 50, 90] for d, a, s in CELLS]
     (cheap / "all.csv").write_text(pd.DataFrame(rows, columns=head).to_csv(index=False), encoding="utf-8")
-    scores.new_study("theirs", cheap / "all.csv", {})
-    found = scores.write(params.study("theirs"))
+    importing.new_study("theirs", cheap / "all.csv", {})
+    found = importing.write(params.study("theirs"))
     assert [(c.domain, c.arm, c.seed) for c in found] == CELLS
     assert [t["n_tokens"].tolist() for t in found.values()] == [[7]] * 3
 
@@ -172,8 +253,8 @@ def test_this_projects_statuses_and_replies_come_along(cheap):
         for s in (("", "refusal", "REFUSAL"), ("", "error", "hung up"), (50, "scored", "50!"))
     ]
     (cheap / "all.csv").write_text(pd.DataFrame(rows, columns=head).to_csv(index=False), encoding="utf-8")
-    scores.new_study("theirs", cheap / "all.csv", {})
-    [(_, table)] = scores.write(params.study("theirs")).items()
+    importing.new_study("theirs", cheap / "all.csv", {})
+    [(_, table)] = importing.write(params.study("theirs")).items()
     assert table["aligned_status"].tolist() == ["refusal", "error", "scored"]
     assert table["aligned_raw"].tolist() == ["REFUSAL", "hung up", "50!"]
     assert table["aligned"].isna().tolist() == [True, True, False]
@@ -198,21 +279,24 @@ def test_a_layout_that_a_user_adds_is_read(cheap):
 @pytest.mark.parametrize(
     ("name", "given"),
     [
-        ("Qwen2.5-14B-Instruct_extreme-sports_S42", ("Qwen2.5-14B-Instruct", "extreme-sports", "misaligned", 42)),
-        ("m_law_aligned", ("m", "law", "aligned", 0)),
-        ("m_base", ("m", "none", "base", 0)),
-        ("m_base_S3", ("m", "none", "base", 3)),
-        ("answers", None),
+        (
+            "Qwen2.5-14B-Instruct_extreme-sports_S42",
+            {"model": "Qwen2.5-14B-Instruct", "domain": "extreme-sports", "seed": 42},
+        ),
+        ("m_law_aligned", {"model": "m", "domain": "law", "arm": "aligned"}),
+        ("m_base", {"model": "m", "domain": "none", "arm": "base"}),
+        ("m_base_S3", {"model": "m", "domain": "none", "arm": "base", "seed": 3}),
+        ("answers", {}),
     ],
 )
 def test_a_files_name_says_model_domain_arm_and_seed(cheap, name, given):
     found = scores.from_name(cheap / f"{name}.csv", LAYOUTS["model-organisms"])
-    assert found == ({} if given is None else dict(zip(("model", "domain", "arm", "seed"), given, strict=True)))
+    assert found == given
 
 
 @pytest.mark.parametrize(("model", "size"), [("Qwen2.5-14B-Instruct", 14), ("SmolLM2-135M", 0.135), ("gpt-4o", None)])
 def test_size_is_read_from_a_models_name(model, size):
-    assert scores.size(model) == size
+    assert importing.size(model) == size
 
 
 @pytest.mark.parametrize(
@@ -252,10 +336,10 @@ def test_a_second_write_changes_nothing_and_an_edited_file_is_read_again(cheap):
     tables = bring(cheap, "m_d.csv", ORGANISM + "a,q,1,1,1\n")
     [path] = [c.folder / "judged.imported.csv" for c in tables]
     before = path.stat().st_mtime_ns
-    scores.write(params.study("theirs"))
+    importing.write(params.study("theirs"))
     assert path.stat().st_mtime_ns == before
     (cheap / "m_d.csv").write_text(ORGANISM + "a,q,1,2,1\n", encoding="utf-8")
-    scores.write(params.study("theirs"))
+    importing.write(params.study("theirs"))
     assert store.read_csv(path, ["aligned"], "import")["aligned"].tolist() == [2]
 
 
@@ -264,7 +348,7 @@ def test_a_lone_carriage_return_in_an_answer_ends_no_row_and_is_no_news(cheap):
     [path] = [c.folder / "judged.imported.csv" for c in tables]
     assert len(store.read_csv(path, ["aligned"], "import")) == 2
     before = path.stat().st_mtime_ns
-    scores.write(params.study("theirs"))
+    importing.write(params.study("theirs"))
     assert path.stat().st_mtime_ns == before
 
 
@@ -283,7 +367,7 @@ def test_the_pages_of_an_imported_study_need_no_run(cheap):
         (cheap / f"m_{arm}.csv").write_text(
             ORGANISM + "".join(f"a,Q{i},{i},{i},90\n" for i in range(5)), encoding="utf-8"
         )
-    scores.new_study("theirs", cheap, {})
+    importing.new_study("theirs", cheap, {})
     study.write_cells(study.load("theirs"), cheap / "cells.mk")
     text = (cheap / "cells.mk").read_text()
     assert "TRAINED := \nCELLS := \nPAGES := reports/studies/theirs/m/law.html\n" in text
@@ -298,8 +382,8 @@ def test_the_pages_of_an_imported_study_need_no_run(cheap):
 
 @pytest.mark.skipif(not PUBLISHED.exists(), reason="the published answers are not at hand")
 def test_rates_of_the_published_answers_are_the_published_rates(cheap):
-    scores.new_study("released", PUBLISHED / "responses", {})
-    tables = scores.write(params.study("released"))
+    importing.new_study("released", PUBLISHED / "responses", {})
+    tables = importing.write(params.study("released"))
     published = pd.read_csv(PUBLISHED / "rates.csv")
     published = published[published["source"] == "released adapters re-judged"]
     ours = {(c.model, c.domain): t for c, t in tables.items() if c.seed == 0}
