@@ -1,6 +1,5 @@
 """The Batch API of OpenAI-compatible endpoints: half the price, replies within a day, and a restart waits for the same batch."""
 
-import hashlib
 import json
 import time
 from dataclasses import replace
@@ -13,135 +12,169 @@ from emstudy.replies import Reply, read
 
 PRICE = 0.5  # of the usual one
 MOST = 50_000  # requests a batch, by OpenAI's rules
+UNDER_WAY = ("validating", "in_progress", "finalizing", "cancelling")
 FAILED = ("failed", "expired", "cancelled")
-BATCH = ("id", "status")  # what is read of one
 PAUSES = (1, 2, 5, 10, 30)  # seconds between questions after a batch; the last one repeats
+LONGEST = 25 * 3600  # seconds that a batch is waited for: it promises a day
+FILE = 3600  # seconds for a file of requests or replies
 
 
 def complete(client, requests: dict[str, dict], label: str, empty: bool) -> None:
-    """Have all requests (by the key they are filed under) answered in batches; replies go to client.replies as batches end.
+    """Collect the batches that hold any of the requests (by the key they are filed under), whoever sent them, and where the settings
+    say so have the others answered in batches too; replies go to client.replies as batches end.
 
     client: an endpoint.Client. empty: whether a reply without text is an answer. Raises UserError when a batch fails or its money
     is not there; what came before is kept.
     """
-    keys = sorted(requests)
-    with tqdm(total=len(keys), desc=f"{label}, in a batch", unit="reply") as bar:
-        for start in range(0, len(keys), MOST):
-            part = {k: requests[k] for k in keys[start : start + MOST]}
-            try:
-                _complete(client, part, bar, start, empty)
-            except (openai.APIError, ValueError) as error:  # ValueError: an answer that is no JSON, or of another shape
-                raise client.fault(error) from None
-            bar.update(start + len(part) - bar.n)
-
-
-def _complete(client, part: dict[str, dict], bar: tqdm, before: int, empty: bool) -> None:
-    """Have what a part of the requests lacks answered in one batch."""
-    # the name is that of the whole part, and not of what it lacks: that changes while replies are stored
-    name, todo = hashlib.sha256("".join(part).encode()).hexdigest()[:32], _lacking(client, part)
-    if not todo:
-        return
-    most = PRICE * sum(client.most(r) for r in todo.values())
-    sent = _find(client, name)  # before the budget is asked for money that is gone
-    what = f"a batch of {len(todo)} requests for up to {most:.2f} USD"
-    client.ledger.claim(name, most, what=what, sent=bool(sent))
+    left = dict(sorted(requests.items()))
     try:
-        if not _lacking(client, part):  # another run has just had this batch
-            return
-        sent = sent or _find(client, name)
-        for batch in sent:
-            if batch.status in FAILED:  # by a run that ended before it could look at what was answered
-                _store(client, batch, part, empty)
-        under_way = next((b for b in sent if b.status not in FAILED), None)
-        if under_way is None and not (todo := _lacking(client, part)):
-            return
-        batch = _wait(client, name, under_way or _create(client, name, todo), bar, before)
-        _store(client, batch, part, empty)
-        if batch.status in FAILED:
-            why = "; ".join(e.message or "" for e in (batch.errors.data or [])) if batch.errors else ""
-            raise UserError(
-                f"{client.who}: batch {batch.id} {batch.status}: {client.short(why) or 'no reason given'}; replies that came are kept, run again to send the rest anew"
-            )
-    finally:
-        client.ledger.release(name)
+        while True:
+            while batches := client.ledger.batches(left):
+                for name, (number, keys) in batches.items():
+                    if _collect(client, name, number, {k: left[k] for k in keys}, label, empty):
+                        # what a batch left open is not put into another: it is asked one by one
+                        left = {k: r for k, r in left.items() if k not in set(keys)}
+            most = {k: PRICE * client.most(r) for k, r in left.items()} if client.settings.batch else {}
+            name, keys = client.ledger.take(most, MOST)
+            if not keys:
+                return
+            _send(client, name, {k: left[k] for k in keys})
+    except (
+        openai.APIError,
+        TimeoutError,
+        ValueError,
+        RecursionError,
+    ) as error:  # the last two: no JSON, or another shape
+        raise client.fault(error) from None
 
 
-def _lacking(client, part: dict[str, dict]) -> dict[str, dict]:
-    return {k: r for k, r in part.items() if client.replies.get(k) is None}
-
-
-def _find(client, name: str) -> list:
-    """The batches of these very requests that earlier runs sent."""
-    try:
-        page = client.client.batches.list(limit=100)
-    except AttributeError:  # the client's own, of a text where it looks for a list
-        raise ValueError("asked for its batches, it answered with something else: has it the Batch API?") from None
-    return [b for b in page if (getattr(b, "metadata", None) or {}).get("emstudy") == name and _known(b, *BATCH)]
-
-
-def _known(answer, *fields: str):
-    """A batch or a file as the endpoint described it. Raises ValueError for an answer that is something else, as a page of a proxy."""
-    if not all(isinstance(getattr(answer, f, None), str) for f in fields):
-        raise ValueError(f"asked for a batch, it answered with {str(answer)[:80]!r}")
-    return answer
-
-
-def _create(client, name: str, todo: dict[str, dict]):
+def _send(client, name: str, todo: dict[str, dict]) -> None:
+    """Have the endpoint begin a batch. When it does not say that it has, and none of this name is there, its claims go."""
     lines = [
         {"custom_id": k, "method": "POST", "url": "/v1/chat/completions", "body": request}
         for k, request in todo.items()
     ]
     text = "".join(json.dumps(line) + "\n" for line in lines)
-    file = _known(client.client.files.create(file=("requests.jsonl", text.encode()), purpose="batch"), "id")
-    return _known(
-        client.client.batches.create(
-            input_file_id=file.id,
-            endpoint="/v1/chat/completions",
-            completion_window="24h",
-            metadata={"emstudy": name},
-        ),
-        *BATCH,
-    )
+    try:
+        upload = ("requests.jsonl", text.encode())
+        file = client.call(lambda: client.client.files.create(file=upload, purpose="batch"), FILE)
+        body = {"input_file_id": getattr(file, "id", None), "endpoint": "/v1/chat/completions"}
+        if not isinstance(body["input_file_id"], str):
+            raise ValueError(f"asked to keep a file, it answered with {file}")
+        body |= {"completion_window": "24h", "metadata": {"emstudy": name}}
+        batch = _shown(client.call(lambda: client.client.post("/batches", body=body, cast_to=object)))
+        client.ledger.sent(name, batch["id"])
+    except Exception:
+        if not _adopt(client, name):
+            client.ledger.drop(name, todo)
+            raise
 
 
-def _wait(client, name: str, batch, bar: tqdm, before: int):
-    """Ask after a batch until it ends, well or not, moving the bar. Raises UserError when nobody answers for the patience."""
-    heard, turn = time.monotonic(), 0
-    while batch.status != "completed" and batch.status not in FAILED:
-        time.sleep(PAUSES[min(turn, len(PAUSES) - 1)])
-        turn += 1
-        client.ledger.renew(name)
-        try:
-            batch, heard = _known(client.client.batches.retrieve(batch.id), *BATCH), time.monotonic()
-        except (openai.APIError, ValueError) as error:
-            if time.monotonic() - heard > client.patience:
+def _adopt(client, name: str) -> bool:
+    """Look for a batch that may have been sent though nobody noted its id; is it there?"""
+    match client.call(lambda: client.client.get("/batches?limit=100", cast_to=object)):
+        case {"data": list(found)}:
+            for batch in found:
+                match batch:
+                    case {"id": str(number), "metadata": {"emstudy": str(said)}} if said == name:
+                        client.ledger.sent(name, number)
+                        return True
+            return False
+        case answer:
+            raise ValueError(f"asked for its batches, it answered with {answer}: has it the Batch API?")
+
+
+def _shown(answer: object) -> dict:
+    """A batch as the endpoint described it. Raises ValueError for an answer that is something else, as a page of a proxy."""
+    match answer:
+        case {"id": str(), "status": str(status)} if status in (*UNDER_WAY, "completed", *FAILED):
+            return answer
+    raise ValueError(f"asked for a batch, it answered with {answer}")
+
+
+def _collect(client, name: str, number: str | None, requests: dict[str, dict], label: str, empty: bool) -> bool:
+    """Wait for a batch and keep its replies to these requests. False where there is none to wait for yet, or after all."""
+    if number is None:  # its run is about to send it, or was killed then
+        if client.ledger.sending(name):
+            client.ledger.pause()
+        elif not _adopt(client, name):
+            client.ledger.drop(name, requests)
+        return False
+    try:
+        batch = _wait(client, number, label)
+        _store(client, name, batch, requests, empty)
+    except openai.NotFoundError:
+        client.ledger.drop(name, requests)
+        raise UserError(
+            f"{client.who}: batch {number}, or the file of its replies, is not there any more; run again to send it anew"
+        ) from None
+    if batch["status"] in FAILED:
+        match batch:
+            case {"errors": {"data": list(errors)}}:
+                why = "; ".join(str(e.get("message") if isinstance(e, dict) else e) for e in errors)
+            case _:
+                why = ""
+        raise UserError(
+            f"{client.who}: batch {number} {batch['status']}: {client.short(why) or 'no reason given'}; replies that came are kept, run again to send the rest anew"
+        )
+    return True
+
+
+def _wait(client, number: str, label: str) -> dict:
+    """Ask after a batch until it ends, well or not. Raises UserError when nobody answers for the patience, or it takes longer than a day."""
+    begun = heard = time.monotonic()
+    batch, turn = {"status": "in_progress"}, 0
+    with tqdm(desc=f"{label}, in a batch", unit="reply") as bar:
+        while batch["status"] in UNDER_WAY:
+            client.ledger.pause(PAUSES[min(turn, len(PAUSES) - 1)] if turn else 0)
+            turn += 1
+            try:
+                batch = _shown(client.call(lambda: client.client.get(f"/batches/{number}", cast_to=object)))
+                heard = time.monotonic()
+            except (openai.APIError, TimeoutError, ValueError, RecursionError) as error:
+                if isinstance(error, openai.NotFoundError | openai.AuthenticationError):
+                    raise
+                if time.monotonic() - heard > client.patience:
+                    raise UserError(
+                        f"{client.who}: batch {number} is under way, but {client.short(error)}; run again later, it is waited for"
+                    ) from None
+            if time.monotonic() - begun > LONGEST:
                 raise UserError(
-                    f"{client.who}: batch {batch.id} is under way, but {client.short(error)}; run again later, it is waited for"
-                ) from None
-        if batch.request_counts:
-            bar.update(before + batch.request_counts.completed - bar.n)
+                    f"{client.who}: batch {number} is {batch['status']} for longer than a day; run again later"
+                )
+            match batch.get("request_counts"):
+                case {"completed": int(done), "total": int(total)}:
+                    bar.total = total
+                    bar.update(done - bar.n)
     return batch
 
 
-def _store(client, batch, part: dict[str, dict], empty: bool) -> None:
+def _store(client, name: str, batch: dict, requests: dict[str, dict], empty: bool) -> None:
     """Keep what a batch answered. What is no use is kept for its bill where no request looks for it, and stays to be asked again."""
-    if not batch.output_file_id:
-        return
-    # not splitlines: JSON may hold other line ends inside a text
-    lines = client.client.files.content(batch.output_file_id).text.split("\n")
+    match batch.get("request_counts"):
+        case {"completed": int(ready)}:
+            pass
+        case _:
+            ready = 0
+    file, lines = batch.get("output_file_id"), []
+    if isinstance(file, str):
+        # not splitlines: JSON may hold other line ends inside a text
+        lines = client.call(lambda: client.client.files.content(file).text, FILE).split("\n")
     rows = [row for line in lines if (row := answered(line, empty))]
-    ready = batch.request_counts.completed if batch.request_counts else 0
-    if len(rows) < ready:  # asked one by one the others would be paid for twice
-        raise ValueError(f"{ready} replies of batch {batch.id} are ready, its file holds {len(rows)}")
+    if len(rows) < ready and (
+        file or batch["status"] == "completed"
+    ):  # asked one by one the others would be paid for twice
+        raise ValueError(f"{ready} replies of batch {batch['id']} are ready, its file holds {len(rows)}")
     with client.replies.alone():  # all of them, or none when something ends this halfway
         for key, reply in rows:
-            if key in part:
-                place = f"{key} {batch.id}" if reply.finish_reason == "error" else key
-                client.replies.put(place, client.who, part[key], client.counted(part[key], reply))
+            if reply and key in requests:
+                place = f"{key} {batch['id']}" if reply.finish_reason == "error" else key
+                client.replies.put(place, client.who, requests[key], client.counted(requests[key], reply))
+        client.ledger.drop(name, requests)
 
 
-def answered(line: str, empty: bool) -> tuple[str, Reply] | None:
-    """(key, reply) of one line of a batch's results; None where it holds none, or is cut off."""
+def answered(line: str, empty: bool) -> tuple[str, Reply | None] | None:
+    """(key, reply) of one line of a batch's results, (key, None) where it was refused; None where the line holds neither, or is cut off."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
@@ -149,4 +182,6 @@ def answered(line: str, empty: bool) -> tuple[str, Reply] | None:
     match row:
         case {"custom_id": str(key), "response": {"status_code": 200, "body": body}}:
             return key, replace(read(body, empty=empty), price=PRICE)
+        case {"custom_id": str(key)}:
+            return key, None
     return None

@@ -6,6 +6,7 @@ import math
 import os
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from functools import partial
@@ -20,12 +21,13 @@ from emstudy.asking import Endpoint
 from emstudy.errors import UserError
 from emstudy.ledger import Ledger
 from emstudy.limits import waits
-from emstudy.replies import REPLIES, Replies, Reply, read, sound
+from emstudy.replies import REPLIES, UNFIT, Replies, Reply, read, sound
 
 BASE_URL = "https://api.openai.com/v1"  # also when OPENAI_BASE_URL is set but empty, as in .env.example
-# what no other request would change, and what another may (403 is also how some refuse a text)
-REFUSED = (openai.AuthenticationError, openai.NotFoundError)
-UNFIT = (400, 403, 413, 422)
+# statuses: what no other request would change, and what another may (403 is also how some refuse a text)
+REFUSED, REFUSES_ONE = (401, 404), (400, 403, 413, 422)
+USELESS = 3  # billed replies without a use to one request, after which it is an error
+GRACE = 5  # seconds for requests that are under way when a run is to end: they are paid
 
 
 def size(request: dict) -> tuple[int, int]:
@@ -50,15 +52,18 @@ class Client:
         base = os.environ.get("OPENAI_BASE_URL") or BASE_URL
         self.limit = min(60, self.patience)  # seconds for one try
         self.due = threading.local()  # .at: when a thread's request must be over
+        self.over, self.ended = threading.Event(), math.inf  # the run is to end, and since when
         self.client = openai.OpenAI(
             base_url=base,
             max_retries=0,
             timeout=self.limit,
             http_client=openai.DefaultHttpxClient(event_hooks={"request": [self.watch]}),
         )
+        url = self.client.base_url
+        self.address = self.short(f"{url.scheme}://{url.netloc.decode()}{url.path}")  # a key can be in what is left out
         self.replies = Replies(replies or paths.RUNS / REPLIES)
-        self.ledger = Ledger(self.replies, who, settings, self.dollars)
-        self.heard = time.monotonic()  # when the endpoint last gave a usable reply
+        self.ledger = Ledger(self.replies, who, settings, self.dollars, self.over)
+        self.heard = time.monotonic()  # when the endpoint last gave a reply
         self.served = False  # whether it ever did
         self.unfit: list[UserError] = []  # why it would not take a request
 
@@ -66,10 +71,16 @@ class Client:
         """Have a request end when it is due: the client's own timeout starts anew with every byte that comes."""
 
         def read(plain, max_bytes: int, timeout: float) -> bytes:
-            left = getattr(self.due, "at", math.inf) - time.monotonic()
-            if left <= 0:
-                raise TimeoutError
-            return plain(max_bytes, min(timeout, left))
+            end = min(time.monotonic() + timeout, getattr(self.due, "at", math.inf))
+            while (left := min(end, self.ended + GRACE) - time.monotonic()) > 0:
+                try:
+                    return plain(max_bytes, min(left, 1.0))  # now and then it looks whether the run is to end
+                except Exception as error:
+                    if (
+                        type(error).__name__ != "ReadTimeout"
+                    ):  # of the client's own library, which has had several names
+                        raise
+            raise TimeoutError
 
         def trace(event: str, info: dict) -> None:
             if event.endswith(("connect_tcp.complete", "start_tls.complete")):  # a new connection, or its encrypted one
@@ -77,29 +88,29 @@ class Client:
 
         request.extensions["trace"] = trace
 
+    def call(self, send: Callable[[], object], seconds: float | None = None) -> object:
+        """What a call of the client gives, which ends when so many seconds are over, the usual ones by default, whatever the server does."""
+        self.due.at = time.monotonic() + (seconds or self.limit)
+        return send()
+
     def ask(self, request: dict, empty: bool, seconds: float) -> Reply:
         """One try. Its finish_reason is 'error' where another may do better; 'content_filter' where the endpoint's filter refuses, and
-        'unfit' where the endpoint won't take this request (it is too long, say): no other try does better.
+        UNFIT where the endpoint won't take this request (it is too long, say): no other try does better.
 
         Raises UserError where no other request will do better either.
         """
-        self.due.at = time.monotonic() + seconds
         try:
             # .chat.completions.create() checks every field both ways, which takes longer than the rest of a request:
             # 64 threads of one process could not keep up with an endpoint that answers in 200 ms
-            answer = self.client.post("/chat/completions", body=request, cast_to=object)
-        except REFUSED as error:
-            raise self.fault(error) from None
-        except (openai.APIError, TimeoutError, ValueError) as error:  # ValueError: a body that is no JSON, or no UTF-8
+            answer = self.call(lambda: self.client.post("/chat/completions", body=request, cast_to=object), seconds)
+        except (openai.APIError, TimeoutError, ValueError, RecursionError) as error:  # the last two: no JSON, no UTF-8
+            status = getattr(error, "status_code", None)
+            if status in REFUSED:
+                raise self.fault(error) from None
+            if status in REFUSES_ONE:
+                return self.refused(error)
             if time.monotonic() >= self.due.at:
                 return Reply(f"no whole reply in {seconds:.1f} seconds", "error")
-            if getattr(error, "status_code", None) in UNFIT:
-                if error.code == "content_filter":
-                    return Reply(f"content filter: {self.short(error)}", "content_filter")
-                self.unfit.append(self.fault(error))
-                if not self.served and len(self.unfit) > self.settings.concurrency:
-                    raise self.unfit[-1] from None  # it takes none: the settings are wrong, and not the requests
-                return Reply(f"refused: {self.short(error)}", "unfit")
             return Reply(f"{type(error).__name__}: {self.short(error)}", "error")
         reply = read(answer, empty)
         if reply.finish_reason == "error":
@@ -107,19 +118,32 @@ class Client:
         self.heard, self.served = time.monotonic(), True
         return self.counted(request, reply)
 
+    def refused(self, error: openai.APIStatusError) -> Reply:
+        """The reply to a request that the endpoint won't take. Raises UserError when it takes none: then the settings are wrong."""
+        if error.code == "content_filter":
+            return Reply(f"content filter: {self.short(error)}", "content_filter")
+        self.unfit.append(self.fault(error))
+        if not self.served and len(self.unfit) > max(self.settings.concurrency, self.asked // 4):
+            raise self.unfit[-1] from None
+        return Reply(f"refused: {self.short(error)}", UNFIT)
+
     def counted(self, request: dict, reply: Reply) -> Reply:
-        """A reply with the tokens it is charged for: the most there can be where the endpoint does not say, so that a budget holds."""
-        if reply.finish_reason == "error" or reply.tokens_in + reply.tokens_out:
+        """A reply without the key, should a server repeat it, and with the tokens it is charged for: where the endpoint does not say
+        how many, the most there can be, so that a budget holds."""
+        reply = replace(reply, text=reply.text.replace(self.client.api_key, "<key>"))
+        if reply.finish_reason == "error":
             return reply
         sent, received = size(request)
-        return replace(reply, tokens_in=sent, tokens_out=received)
+        return replace(
+            reply, tokens_in=reply.tokens_in or sent, tokens_out=reply.tokens_out or received * bool(reply.text)
+        )
 
     def fault(self, error: Exception) -> UserError:
         """What went wrong as one sentence for the reader."""
         then = "run again later: replies that came are kept, and a batch that was sent is waited for"
-        if isinstance(error, REFUSED) or getattr(error, "status_code", None) in UNFIT:
+        if getattr(error, "status_code", None) in (*REFUSED, *REFUSES_ONE):
             then = "see OPENAI_API_KEY, OPENAI_BASE_URL and the model's name in params/"
-        return UserError(f"{self.who} at {self.client.base_url}: {self.short(error)}; {then}")
+        return UserError(f"{self.who} at {self.address}: {self.short(error)}; {then}")
 
     def short(self, said: object) -> str:
         """The beginning of what an endpoint said, without the key that some servers repeat in it."""
@@ -138,32 +162,37 @@ class Client:
         It is stored in the thread that got it: whatever ends the run, a paid reply is on disk. Raises UserError when the endpoint
         has given nobody a usable reply for that long.
         """
-        found, end = self.claim(key, request), time.monotonic() + self.patience  # patience begins with its turn
-        for pause in waits(self.patience):
-            if pause:  # sleep(0) would hand the interpreter to the other threads, and wait for it again
-                time.sleep(pause)
-                if time.monotonic() >= end:
-                    break
-                found = self.claim(key, request)
-            if found:
+        end, useless, last = math.inf, 0, Reply("never asked", "error")
+        for pause in waits(math.inf):
+            left = end - time.monotonic()
+            if left <= 0 or useless == USELESS:
+                break
+            if pause and self.over.wait(min(pause, left)):  # wait(0) would hand the interpreter to the other threads
+                break
+            asked = time.monotonic()
+            if found := self.claim(key, request):
                 self.heard, self.served = time.monotonic(), True
                 return found
+            now = time.monotonic()
+            end = now + self.patience if end == math.inf else end + now - asked  # its turn is not the endpoint's doing
+            if now >= end:
+                self.ledger.release(key)
+                break
             try:
-                last = self.ask(request, empty, min(self.limit, max(1, end - time.monotonic())))
+                last = self.ask(request, empty, min(self.limit, max(1, end - now)))
                 billed = last.tokens_in + last.tokens_out
-                if last.finish_reason == "unfit":
-                    return replace(last, finish_reason="error")
-                if last.finish_reason == "content_filter" and not billed:
-                    return last
+                if last.finish_reason == UNFIT or (last.finish_reason == "content_filter" and not billed):
+                    return last if last.finish_reason != UNFIT else replace(last, finish_reason="error")
                 if last.finish_reason != "error":
                     return self.replies.put(key, self.who, request, last)
                 if billed:  # no use, but paid for: kept where no request looks for it
+                    useless += 1
                     self.replies.put(f"{key} {time.time_ns()}", self.who, request, last)
             finally:
                 self.ledger.release(key)
-        if time.monotonic() - self.heard >= self.patience:
+        if useless < USELESS and time.monotonic() - self.heard >= self.patience:
             raise UserError(
-                f"{self.who} at {self.client.base_url}: no usable reply in {self.patience:g} seconds, the last was: {last.text}; replies that came are kept, run again when it answers"
+                f"{self.who} at {self.address}: no usable reply in {self.patience:g} seconds, the last was: {last.text}; replies that came are kept, run again when it answers"
             )
         return Reply(last.text, "error")
 
@@ -175,11 +204,13 @@ class Client:
         keys = [self.key(r) for r in requests]
         found = {k: r for k in set(keys) if (r := self.replies.get(k)) is not None}
         todo = {k: r for k, r in zip(keys, requests, strict=True) if k not in found}
-        if self.settings.batch and todo:
-            batch.complete(self, dict(zip(keys, requests, strict=True)), label, empty)
+        if todo:
+            batch.complete(self, todo, label, empty)
             found |= {k: r for k in todo if (r := self.replies.get(k)) is not None}
             todo = {k: r for k, r in todo.items() if k not in found}  # what the batch left open is asked one by one
-        self.heard, self.served = time.monotonic(), bool(found)
+        self.heard, self.served, self.unfit, self.asked = time.monotonic(), self.served or bool(found), [], len(todo)
+        self.ended = math.inf
+        self.over.clear()
         with (
             ThreadPoolExecutor(self.settings.concurrency) as pool,
             tqdm(total=len(todo), desc=label, unit="reply") as bar,
@@ -191,6 +222,8 @@ class Client:
                     bar.set_postfix_str("{:,} tokens, {:.4f} USD".format(*self.ledger.spent()), refresh=False)
                     bar.update()
             except BaseException:
+                self.ended = time.monotonic()
+                self.over.set()
                 pool.shutdown(cancel_futures=True)
                 raise
         if self.unfit and not self.served:

@@ -1,83 +1,137 @@
 """What all runs that share a file of replies agree on before a request is sent: that nobody else asks it, that there is money, whose turn it is."""
 
+import hashlib
 import os
 import sqlite3
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from emstudy.asking import Endpoint
 from emstudy.errors import UserError
 from emstudy.replies import Replies, Reply
 
 POLL = 0.1  # seconds between two looks at what others are doing
-LEASE = 300  # seconds that a claim holds unless it is renewed: longer than any one call takes
 
 
 class Ledger:
     """Claims on requests, and what they may cost at most, in the file of replies where every run sees them.
 
-    dollars: what (sent, received) tokens cost.
+    A claim on a single request goes when its run ends, however it ends; one on a request in a batch stays until somebody has collected
+    the batch, since its money is gone. dollars: what (sent, received) tokens cost; over: set when the run is to end.
     """
 
-    def __init__(self, replies: Replies, who: str, settings: Endpoint, dollars: Callable[[float, float], float]):
-        self.replies, self.who, self.dollars = replies, who, dollars
+    def __init__(
+        self,
+        replies: Replies,
+        who: str,
+        settings: Endpoint,
+        dollars: Callable[[float, float], float],
+        over: threading.Event,
+    ):
+        self.replies, self.who, self.dollars, self.over = replies, who, dollars, over
         self.limit, self.tokens_a_minute = settings.budget_usd, settings.tokens_a_minute
-        claims = "key TEXT PRIMARY KEY, who TEXT, usd REAL, pid INT, until REAL"
-        replies.db.execute(f"CREATE TABLE IF NOT EXISTS claims ({claims})")
-        replies.db.execute("CREATE TABLE IF NOT EXISTS pace (who TEXT PRIMARY KEY, sent_at REAL, tokens INT)")
+        claims = "key TEXT PRIMARY KEY, who TEXT, usd REAL, owner TEXT, name TEXT, batch TEXT"
+        with replies.alone() as db:
+            db.execute(f"CREATE TABLE IF NOT EXISTS claims ({claims})")
+            db.execute("CREATE TABLE IF NOT EXISTS pace (who TEXT PRIMARY KEY, sent_at REAL, tokens INT)")
 
-    def claim(
-        self, key: str, usd: float, tokens: int = 0, what: str = "the next request", sent: bool = False
-    ) -> Reply | None:
+    def claim(self, key: str, usd: float, tokens: int = 0) -> Reply | None:
         """Wait until a request may be sent. None: by the caller alone, until release(); a reply: another run got it meanwhile.
 
-        usd: what it may cost at most. tokens: those that tokens_a_minute counts. sent: an earlier run sent it, so that its money
-        is gone in any case. Raises UserError when it could pass the budget.
+        usd: what it may cost at most. tokens: those that tokens_a_minute counts. Raises UserError when it could pass the budget, or
+        the run is to end.
         """
         while True:
             with self.replies.alone() as db:
                 if reply := self.replies.get(key):
                     return reply
                 held = db.execute("SELECT 1 FROM claims WHERE key = ?", (key,)).fetchone()
-                if held or not (sent or self._affords(db, usd, what)):
+                if held or not self._affords(db, usd, "the next request"):
                     self._clear(db)
                     pause = POLL
                 else:
                     pause = self._turn(db, tokens)
                 if not pause:
-                    row = key, self.who, usd, os.getpid(), time.time() + LEASE
-                    db.execute("INSERT INTO claims VALUES (?, ?, ?, ?, ?)", row)
+                    row = key, self.who, usd, owner(os.getpid())
+                    db.execute("INSERT INTO claims VALUES (?, ?, ?, ?, NULL, NULL)", row)
                     return None
-            time.sleep(pause)
-
-    def renew(self, key: str) -> None:
-        """Hold a claim for longer."""
-        with self.replies.lock:
-            row = time.time() + LEASE, key, os.getpid()
-            self.replies.db.execute("UPDATE claims SET until = ? WHERE key = ? AND pid = ?", row)
+            self.pause(pause)
 
     def release(self, key: str) -> None:
         """The request came back: others may have it, and the money that it did not cost."""
-        with self.replies.lock:
-            self.replies.db.execute("DELETE FROM claims WHERE key = ? AND pid = ?", (key, os.getpid()))
+        with self.replies.alone() as db:
+            db.execute("DELETE FROM claims WHERE key = ? AND name IS NULL AND owner = ?", (key, owner(os.getpid())))
+
+    def take(self, wanted: dict[str, float], most: int) -> tuple[str, list[str]]:
+        """(a name, the keys) of the next batch: at most so many that have no reply and that nobody else asks for; none when nothing is left.
+
+        wanted: what each may cost at most. Raises UserError when all together could pass the budget.
+        """
+        while True:
+            with self.replies.alone() as db:
+                claimed = {key for (key,) in db.execute("SELECT key FROM claims").fetchall()}
+                keys = [k for k in wanted if k not in claimed and self.replies.get(k) is None][:most]
+                usd = sum(wanted[k] for k in keys)
+                what = f"a batch of {len(keys)} requests for up to {usd:.2f} USD"
+                if not keys or self._affords(db, usd, what):
+                    name = hashlib.sha256(f"{time.time_ns()} {os.getpid()}".encode()).hexdigest()[:32]
+                    rows = [(k, self.who, wanted[k], owner(os.getpid()), name) for k in keys]
+                    db.executemany("INSERT INTO claims VALUES (?, ?, ?, ?, ?, NULL)", rows)
+                    return name, keys
+                self._clear(db)
+            self.pause()
+
+    def batches(self, keys: Iterable[str]) -> dict[str, tuple[str | None, list[str]]]:
+        """{name: (its id, None while nobody knows it; which of these requests it holds)} of all batches that nobody has collected."""
+        found, wanted = {}, set(keys)
+        for key, name, batch in self.replies.rows("SELECT key, name, batch FROM claims WHERE name IS NOT NULL"):
+            if key in wanted:
+                found.setdefault(name, (batch, []))[1].append(key)
+        return found
+
+    def sending(self, name: str) -> bool:
+        """Is a living run about to send this batch?"""
+        rows = self.replies.rows("SELECT DISTINCT owner FROM claims WHERE name = ? AND batch IS NULL", name)
+        return any(_alive(o) for (o,) in rows)
+
+    def sent(self, name: str, batch: str) -> None:
+        """The endpoint has a batch, under this id."""
+        with self.replies.alone() as db:
+            db.execute("UPDATE claims SET batch = ? WHERE name = ?", (batch, name))
+
+    def drop(self, name: str, keys: Iterable[str]) -> None:
+        """A batch's replies to these are stored, or will never come."""
+        with self.replies.alone() as db:
+            db.executemany("DELETE FROM claims WHERE name = ? AND key = ?", [(name, k) for k in keys])
 
     def spent(self) -> tuple[int, float]:
         """(tokens, dollars) of all that was ever stored, by whichever run."""
         tokens, *weighed = self.replies.spent(self.who)
         return tokens, self.dollars(*weighed)
 
+    def pause(self, seconds: float = POLL) -> None:
+        """Wait for others. Raises UserError when the run is to end meanwhile."""
+        if self.over.wait(seconds):
+            raise UserError(
+                f"{self.who}: ended before all was asked; replies that came are kept, run again for the rest"
+            )
+
     def _affords(self, db: sqlite3.Connection, usd: float, what: str) -> bool:
-        """Whether the money does if all requests under way cost the most. Raises UserError when it doesn't and none is under way."""
+        """Whether the money does if all requests under way cost the most. Raises UserError when it doesn't and only batches are."""
         if self.limit is None:
             return True
-        [promised] = db.execute("SELECT TOTAL(usd) FROM claims WHERE who = ?", (self.who,)).fetchone()
+        sums = "TOTAL(CASE WHEN name IS NULL THEN usd END), TOTAL(CASE WHEN name IS NOT NULL THEN usd END)"
+        single, batched = db.execute(f"SELECT {sums} FROM claims WHERE who = ?", (self.who,)).fetchone()
         spent = self.spent()[1]
-        if spent + usd > self.limit and not promised:
+        if spent + batched + usd > self.limit and not single:
+            promised = f" and up to {batched:.4f} are in batches under way" * (batched > 0)
             raise UserError(
-                f"{self.who}: {what} could pass budget_usd {self.limit:g}, {spent:.4f} are spent; "
+                f"{self.who}: {what} could pass budget_usd {self.limit:g}, {spent:.4f} are spent{promised}; "
                 "replies that came are kept, raise it in params/ and run again"
             )
-        return spent + promised + usd <= self.limit
+        return spent + single + batched + usd <= self.limit
 
     def _turn(self, db: sqlite3.Connection, tokens: int) -> float:
         """Seconds until so many tokens may be sent; 0.0 where they may now, which then is their turn."""
@@ -85,24 +139,33 @@ class Ledger:
             return 0.0
         now = time.time()
         last = db.execute("SELECT sent_at, tokens FROM pace WHERE who = ?", (self.who,)).fetchone() or (0, 0)
-        if (turn := min(last[0], now) + last[1] * 60 / self.tokens_a_minute) > now:
+        turn = last[0] + last[1] * 60 / self.tokens_a_minute
+        if last[0] <= now < turn:  # what is dated ahead was written before the clock was set back
             return turn - now
         db.execute("INSERT OR REPLACE INTO pace VALUES (?, ?, ?)", (self.who, now, tokens))
         return 0.0
 
     def _clear(self, db: sqlite3.Connection) -> None:
-        """Take away the claims of runs that were killed."""
-        for (pid,) in db.execute("SELECT DISTINCT pid FROM claims").fetchall():
-            if not _alive(pid):
-                db.execute("DELETE FROM claims WHERE pid = ?", (pid,))
-        db.execute("DELETE FROM claims WHERE until < ?", (time.time(),))  # another process may have its number now
+        """Take away the claims on single requests of runs that have ended."""
+        for (o,) in db.execute("SELECT DISTINCT owner FROM claims WHERE name IS NULL").fetchall():
+            if not _alive(o):
+                db.execute("DELETE FROM claims WHERE owner = ? AND name IS NULL", (o,))
 
 
-def _alive(pid: int) -> bool:
+def owner(pid: int) -> str:
+    """A process by its number and, on Linux, by when it started, since numbers are given again."""
+    try:
+        return f"{pid}.{Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[19]}"
+    except (OSError, IndexError):
+        return str(pid)
+
+
+def _alive(o: str) -> bool:
+    pid = int(o.partition(".")[0])
     try:
         os.kill(pid, 0)  # sends nothing
     except ProcessLookupError:
         return False
     except PermissionError:  # it is somebody else's
         pass
-    return True
+    return owner(pid) == o

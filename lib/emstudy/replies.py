@@ -15,6 +15,7 @@ from emstudy.errors import UserError
 from emstudy.limits import waits
 
 REPLIES = "replies.sqlite"
+UNFIT = "unfit"  # the finish_reason of a request that an endpoint would not take, until it becomes an 'error'
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Replies:
 
     def __init__(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.lock = threading.RLock()
+        self.path, self.lock = path, threading.RLock()
         self.sums: dict[str, tuple] = {}  # by whom: the last row that was counted, and what spent() gives up to it
         try:
             self.db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
@@ -56,14 +57,14 @@ class Replies:
     def get(self, key: str) -> Reply | None:
         """The stored reply, or None."""
         columns = "reply, finish_reason, tokens_in, tokens_out, first, price"
-        rows = self._read(f"SELECT {columns} FROM replies WHERE key = ?", key)
+        rows = self.rows(f"SELECT {columns} FROM replies WHERE key = ?", key)
         return Reply(*rows[0][:4], json.loads(rows[0][4]), rows[0][5]) if rows else None
 
     def put(self, key: str, who: str, request: dict, reply: Reply) -> Reply:
         """Store a reply; a kill can't lose it once this returns. Returns what is stored: the first, where two runs asked at once."""
         texts = key, who, json.dumps(request), reply.text, reply.finish_reason
         row = (*texts, reply.tokens_in, reply.tokens_out, json.dumps(reply.first), reply.price)
-        with self.lock:
+        with self.lock, self._speaking():
             new = self.db.execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row).rowcount
         return reply if new else self.get(key)
 
@@ -73,7 +74,7 @@ class Replies:
         with self.lock:
             last, *sums = self.sums.get(who, (0, 0, 0.0, 0.0))
             # only what is new: this is looked up before every request, and rows are never taken away
-            new = self._read(f"SELECT {columns} FROM replies WHERE rowid > ? AND who = ?", last, who)[0]
+            new = self.rows(f"SELECT {columns} FROM replies WHERE rowid > ? AND who = ?", last, who)[0]
             if new[0] is not None:
                 last, *sums = new[0], *(a + b for a, b in zip(sums, new[1:], strict=True))
                 self.sums[who] = last, *sums
@@ -82,13 +83,28 @@ class Replies:
     @contextmanager
     def alone(self) -> Iterator[sqlite3.Connection]:
         """The database while no other thread and no other run writes to it: what is done with it is done whole, or not at all."""
-        with self.lock, self.db:
-            self.db.execute("BEGIN IMMEDIATE")
-            yield self.db
+        with self.lock, self._speaking():
+            if self.db.in_transaction:  # part of something larger
+                yield self.db
+            else:
+                with self.db:
+                    self.db.execute("BEGIN IMMEDIATE")
+                    yield self.db
 
-    def _read(self, query: str, *of: object) -> list[tuple]:
+    @contextmanager
+    def _speaking(self) -> Iterator[None]:
+        """Turn what SQLite refuses into a UserError."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise UserError(
+                f"{paths.show(self.path)} can't be used ({error}): mend that and run again; replies that came before are kept"
+            ) from None
+
+    def rows(self, query: str, *of: object) -> list[tuple]:
+        """What a query finds."""
         # to its end, and while nobody writes: a write amid a read that is older than another run's write is refused, however long it waits
-        with self.lock:
+        with self.lock, self._speaking():
             return self.db.execute(query, of).fetchall()
 
 
@@ -113,7 +129,9 @@ def read(answer: object, empty: bool = True) -> Reply:
     tokens = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
     match answer:
         case {"choices": [{"message": dict(message)} as choice, *_]}:
-            text, why = message.get("content"), str(choice.get("finish_reason") or "stop")
+            text, why = message.get("content"), str(choice.get("finish_reason") or "stop").replace(UNFIT, "stop")
+            if isinstance(text, list):  # of parts
+                text = "".join(p["text"] for p in text if isinstance(p, dict) and isinstance(p.get("text"), str))
             text = sound(text) if isinstance(text, str) else ""
             if empty or text.strip() or why == "content_filter":
                 return Reply(text, sound(why), *tokens, _first(choice))
@@ -126,7 +144,8 @@ def sound(text: str) -> str:
 
 
 def _count(tokens: object) -> int:
-    return tokens if isinstance(tokens, int) and 0 <= tokens < 2**31 else 0
+    whole = isinstance(tokens, int | float) and not isinstance(tokens, bool) and 0 <= tokens < 2**31
+    return int(tokens) if whole else 0
 
 
 def _first(choice: dict) -> dict[str, float]:
@@ -138,5 +157,5 @@ def _first(choice: dict) -> dict[str, float]:
                 match top:
                     case {"token": str(token), "logprob": float() | int() as logprob} if logprob < 1:
                         token = sound(token.strip())
-                        out[token] = out.get(token, 0.0) + math.exp(min(logprob, 0))
+                        out[token] = out.get(token, 0.0) + math.exp(max(-1000, min(logprob, 0)))
     return out

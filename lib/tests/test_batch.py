@@ -31,7 +31,7 @@ class Office:
     def __init__(self, polls=2, status="completed", skip=(), empty=(), refuses=None, instead=None):
         self.polls, self.status, self.skip, self.empty, self.refuses = polls, status, skip, empty, refuses
         self.instead = instead or {}  # {path: what is answered, the first times that it is asked for}
-        self.files, self.batches, self.single = {}, {}, []
+        self.files, self.batches, self.single, self.gone = {}, {}, [], set()
 
     def answer(self, k, line):
         score = re.search(r"A (\d+)", line["body"]["messages"][0]["content"])[1]
@@ -67,7 +67,9 @@ def serving(office):
 
         def do_GET(self):
             path = self.path.split("?")[0].removeprefix("/v1/")
-            if office.instead.get(path):
+            if path in office.gone:
+                self.reply({"error": {"message": "no such batch"}}, 404)
+            elif office.instead.get(path):
                 self.reply(office.instead[path].pop())
             elif office.refuses and office.refuses[0] == "GET" and path.startswith(office.refuses[1]):
                 self.reply({"error": {"message": f"Incorrect key: {KEY}"}}, 401)
@@ -80,7 +82,9 @@ def serving(office):
 
         def do_POST(self):
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            if office.refuses and office.refuses[0] == "POST" and self.path == f"/v1/{office.refuses[1]}":
+            if office.instead.get(f"POST {self.path}"):
+                self.reply(office.instead[f"POST {self.path}"].pop())
+            elif office.refuses and office.refuses[0] == "POST" and self.path == f"/v1/{office.refuses[1]}":
                 self.reply({"error": {"message": f"Incorrect key: {KEY}"}}, 401)
             elif self.path == "/v1/files":
                 name = f"file-{len(office.files)}"
@@ -160,7 +164,6 @@ def test_a_batch_that_failed_is_named_with_its_reason_and_sent_anew_by_the_next_
         ):
             judge(url).score(["q"] * 3, ANSWERS)
         office.status = "completed"
-        office.batches["batch-0"]["metadata"] = {}  # the failed one is no longer what is looked for
         assert len(judge(url).score(["q"] * 3, ANSWERS)["aligned"]) == 3
     assert len(office.batches) == 2
 
@@ -207,6 +210,9 @@ class Interrupted:
                 raise KeyboardInterrupt
         return self.db.execute(text, *values)
 
+    def __getattr__(self, name):
+        return getattr(self.db, name)
+
     def __enter__(self):
         return self.db.__enter__()
 
@@ -242,32 +248,84 @@ def test_a_second_batch_is_found_again_when_the_first_left_something_open(judge,
         with pytest.raises(KeyboardInterrupt):
             judge(url).score(["q"] * 4, [*ANSWERS, "40"])
         judge(url).score(["q"] * 4, [*ANSWERS, "40"])
-    assert len(office.batches) == 2
+    # the second batch is waited for, what the first left open goes into a third, and what they leave open is asked one by one
+    assert [len(office.files[b["input"]].splitlines()) for b in office.batches.values()] == [2, 2, 1]
     assert len(office.single) == 2
 
 
-def test_two_runs_at_once_send_one_batch(judge, monkeypatch):
-    office, find, met, met_at = Office(), batch._find, [], threading.Barrier(2, timeout=10)
+@pytest.mark.parametrize("more", [[], ["40"]])
+def test_two_runs_at_once_pay_for_no_request_twice(judge, more):
+    office, scores, meet = Office(), {}, threading.Barrier(2, timeout=10)
 
-    def found(*args):
-        out = find(*args)
-        met.append(1)
-        if len(met) <= 2:
-            met_at.wait()  # both have seen that there is none
-        return out
+    def run(k, answers, asking):
+        meet.wait()
+        scores[k] = [s.value for s in asking.score(["q"] * len(answers), answers)["aligned"]]
 
-    monkeypatch.setattr(batch, "_find", found)
-    scores = []
     with serving(office) as url:
-        judges = [judge(url), judge(url)]
         runs = [
-            threading.Thread(target=lambda j=j: scores.append(j.score(["q"] * 3, ANSWERS)["aligned"])) for j in judges
+            threading.Thread(target=run, args=(k, answers, judge(url)))
+            for k, answers in enumerate([ANSWERS, [*ANSWERS, *more]])
         ]
         for r in runs:
             r.start()
         for r in runs:
             r.join(20)
-    assert [[s.value for s in found] for found in scores] == [[10, 20, 30]] * 2
+    assert scores == {0: [10, 20, 30], 1: [10, 20, 30, *map(int, more)]}
+    sent = [line for b in office.batches.values() for line in office.files[b["input"]].splitlines()]
+    assert len(sent) == len({json.loads(line)["custom_id"] for line in sent}) == 3 + len(more)
+    assert office.single == []
+
+
+def killed_while_waiting(judge, url, monkeypatch, settings=JUDGE, answers=ANSWERS):
+    """A run that sends a batch and is killed before it looks after it."""
+    with monkeypatch.context() as m:
+        m.setattr(batch, "_wait", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            judge(url, settings).score(["q"] * len(answers), answers)
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_a_run_with_one_answer_more_or_without_batches_waits_for_the_batch_that_is_under_way(judge, monkeypatch, again):
+    office = Office(polls=3)
+    after = (
+        JUDGE if again else JUDGE.model_copy(update={"endpoint": JUDGE.endpoint.model_copy(update={"batch": False})})
+    )
+    with serving(office) as url:
+        killed_while_waiting(judge, url, monkeypatch)
+        scores = judge(url, after).score(["q"] * 4, [*ANSWERS, "40"])["aligned"]
+    assert [s.value for s in scores] == [10, 20, 30, 40 if again else 77]
+    assert [len(office.files[b["input"]].splitlines()) for b in office.batches.values()] == [3, 1] if again else [3]
+    assert len(office.single) == (0 if again else 1)
+
+
+def test_the_budget_knows_of_a_batch_whose_run_was_killed(judge, monkeypatch):
+    office = Office()
+    limits = {"budget_usd": 0.00004}
+    poor = JUDGE.model_copy(update={"endpoint": JUDGE.endpoint.model_copy(update=limits)})
+    single = JUDGE.model_copy(update={"endpoint": JUDGE.endpoint.model_copy(update={**limits, "batch": False})})
+    with serving(office) as url:
+        most = batch.PRICE * 3 * judge(url).client.most(judge(url).request(JUDGE.dimensions[0], "q", "10"))
+        assert most < 0.00004 < 2 * most
+        killed_while_waiting(judge, url, monkeypatch, poor)
+        with pytest.raises(
+            UserError, match=r"could pass budget_usd 4e-05, 0\.0000 are spent and up to 0\.0000 are in batches"
+        ):
+            judge(url, single).score(["q"] * 3, ["40", "50", "60"])
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_batch_whose_run_was_killed_while_it_was_sent_is_found_or_sent_again(judge, monkeypatch, there):
+    office = Office()
+    with serving(office) as url:
+        first = judge(url)
+        with monkeypatch.context() as m:
+            m.setattr(first.client.ledger, "sent", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                first.score(["q"] * 3, ANSWERS)
+        first.client.replies.db.execute("UPDATE claims SET owner = '4194305.1'")  # its process has ended
+        if not there:
+            office.batches.clear()
+        assert [s.value for s in judge(url).score(["q"] * 3, ANSWERS)["aligned"]] == [10, 20, 30]
     assert len(office.batches) == 1
     assert office.single == []
 
@@ -276,10 +334,7 @@ def test_a_batch_that_was_sent_is_fetched_though_its_money_is_no_longer_there(ju
     office = Office()
     poor = JUDGE.model_copy(update={"endpoint": JUDGE.endpoint.model_copy(update={"budget_usd": 0.001})})
     with serving(office) as url:
-        with monkeypatch.context() as m:
-            m.setattr(batch, "_wait", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
-            with pytest.raises(KeyboardInterrupt):
-                judge(url, poor).score(["q"] * 3, ANSWERS)
+        killed_while_waiting(judge, url, monkeypatch, poor)
         judge(url, poor).client.replies.put("other", "judge 'local'", {}, Reply("1", "stop", 10_000))
         assert [s.value for s in judge(url, poor).score(["q"] * 3, ANSWERS)["aligned"]] == [10, 20, 30]
     assert len(office.batches) == 1
@@ -291,7 +346,6 @@ def test_an_expired_batch_keeps_what_it_answered(judge):
         with pytest.raises(UserError, match=r"batch batch-0 expired: no reason given; replies that came are kept"):
             judge(url).score(["q"] * 3, ANSWERS)
         office.status, office.skip = "completed", ()
-        office.batches["batch-0"]["metadata"] = {}  # it stays expired
         assert sorted(s.value for s in judge(url).score(["q"] * 3, ANSWERS)["aligned"]) == [10, 20, 30]
     assert [len(office.files[b["input"]].splitlines()) for b in office.batches.values()] == [3, 1]
 
@@ -305,7 +359,7 @@ def test_empty_replies_of_a_batch_are_counted_and_asked_for_again(judge):
     assert asking.client.ledger.spent()[1] == pytest.approx((3 * 0.5 + 1) * (100 * 0.15 + 2 * 0.60) / 1e6)
 
 
-ODD = ["<html>gateway</html>", "{}", "[]", '{"id": 7}', '{"data": null}', "{"]
+ODD = ["<html>gateway</html>", "{}", "[]", '{"id": 7}', '{"id": "b", "status": "done"}', "{", "[" * 100_000]
 
 
 @pytest.mark.parametrize("odd", ODD)
@@ -316,10 +370,13 @@ def test_what_is_no_batch_while_it_is_waited_for_is_asked_for_again(judge, odd):
     assert office.instead == {"batches/batch-0": []}
 
 
-@pytest.mark.parametrize("odd", ["<html>gateway</html>", "{"])
-def test_an_endpoint_without_batches_is_one_sentence(judge, odd):
-    with serving(Office(instead={"batches": [odd]})) as url, pytest.raises(UserError, match=r"judge 'local' at http"):
-        judge(url).score(["q"] * 3, ANSWERS)
+@pytest.mark.parametrize("path", ["files", "batches"])
+@pytest.mark.parametrize("odd", ["<html>gateway</html>", "{}", "[]", "{", "[" * 100_000])
+def test_an_endpoint_without_batches_is_one_sentence_and_leaves_no_claim(judge, path, odd):
+    with serving(Office(instead={f"POST /v1/{path}": [odd]})) as url:
+        with pytest.raises(UserError, match=r"judge 'local' at http"):
+            judge(url).score(["q"] * 3, ANSWERS)
+        assert [s.value for s in judge(url).score(["q"] * 3, ANSWERS)["aligned"]] == [10, 20, 30]
 
 
 def test_an_endpoint_that_only_gives_pages_while_a_batch_is_waited_for_is_left_after_the_patience(judge):
@@ -342,13 +399,12 @@ def test_results_that_are_cut_off_are_fetched_again_and_not_paid_for_again(judge
 def test_what_a_batch_answered_before_it_expired_is_kept_though_its_run_was_killed(judge, monkeypatch):
     office = Office(status="expired", skip=(1,))
     with serving(office) as url:
-        with monkeypatch.context() as m:
-            m.setattr(batch, "_wait", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
-            with pytest.raises(KeyboardInterrupt):
-                judge(url).score(["q"] * 3, ANSWERS)
+        killed_while_waiting(judge, url, monkeypatch)
         office.batches["batch-0"]["asked"] = 9  # its time is over
-        with pytest.raises(UserError, match="batch batch-1 expired"):
+        with pytest.raises(UserError, match="batch batch-0 expired"):
             judge(url).score(["q"] * 3, ANSWERS)
+        office.status, office.skip = "completed", ()
+        assert sorted(s.value for s in judge(url).score(["q"] * 3, ANSWERS)["aligned"]) == [10, 20, 30]
     assert [len(office.files[b["input"]].splitlines()) for b in office.batches.values()] == [3, 1]
 
 
@@ -360,3 +416,51 @@ def test_an_answer_without_words_is_an_answer_of_a_model_in_a_batch_too(judge):
         replies = asking.client.complete(requests, "model", empty=True)
     assert sorted(r.text for r in replies)[0] == ""
     assert office.single == []
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"request_counts": {}},
+        {"request_counts": ["x"]},
+        {"request_counts": {"completed": None}},
+        {"errors": "boom"},
+        {"errors": {"data": ["boom"]}},
+        {"metadata": "hi"},
+    ],
+)
+def test_a_batch_of_odd_fields_is_collected_or_a_sentence(judge, odd):
+    office = Office(polls=0)
+    show = office.show
+    office.show = lambda name: show(name) | odd
+    with serving(office) as url:
+        assert [s.value for s in judge(url).score(["q"] * 3, ANSWERS)["aligned"]] == [10, 20, 30]
+        office.show = lambda name: show(name) | odd | {"status": "failed", "output_file_id": None}
+        with pytest.raises(UserError, match=r"batch batch-1 failed: (boom|no reason given|the file)"):
+            judge(url).score(["q"] * 3, ["40", "50", "60"])
+
+
+def test_a_batch_that_is_done_and_has_no_file_of_replies_is_not_paid_for_again(judge):
+    office = Office()
+    show = office.show
+    office.show = lambda name: show(name) | {"output_file_id": None}
+    with serving(office) as url:
+        with pytest.raises(UserError, match=r"3 replies of batch batch-0 are ready, its file holds 0; run again later"):
+            judge(url).score(["q"] * 3, ANSWERS)
+        office.show = show
+        assert [s.value for s in judge(url).score(["q"] * 3, ANSWERS)["aligned"]] == [10, 20, 30]
+    assert len(office.batches) == 1
+    assert office.single == []
+
+
+def test_a_batch_that_the_endpoint_has_forgotten_is_a_sentence_and_sent_anew_by_the_next_run(judge, monkeypatch):
+    office = Office(refuses=None)
+    with serving(office) as url:
+        killed_while_waiting(judge, url, monkeypatch)
+        office.gone = {"batches/batch-0"}
+        with pytest.raises(
+            UserError, match=r"batch batch-0, or the file of its replies, is not there any more; run again"
+        ):
+            judge(url).score(["q"] * 3, ANSWERS)
+        assert [s.value for s in judge(url).score(["q"] * 3, ANSWERS)["aligned"]] == [10, 20, 30]
+    assert len(office.batches) == 2

@@ -68,6 +68,7 @@ BROKEN = {
     "choices empty": (200, '{"choices": []}'),
     "empty object": (200, "{}"),
     "choices of something else": (200, '{"choices": ["42"]}'),
+    "nested without end": (200, "[" * 200_000),
     "no UTF-8": (200, b'{"choices": "\xff"}'),
     "empty text": message(""),
     "content null": message(None),
@@ -272,6 +273,81 @@ def test_a_reply_that_does_not_say_what_it_took_counts_as_the_most_it_can(judge)
             asking.score(["q"] * 5, [f"a{i}" for i in range(5)])
     assert len(asked) == 2
     assert asking.client.ledger.spent() == (2 * (sent + received), 2 * (sent + received))
+
+
+def test_first_answers_that_are_too_long_do_not_end_a_run_whose_others_are_fine(judge):
+    too_long = 400, json.dumps({"error": {"message": "maximum context length"}})
+    answers = [*[f"bad {i}" for i in range(5)], *[f"good {i}" for i in range(20)]]
+    with serving(lambda n, prompt: too_long if "bad" in prompt else message("42")) as (_, url):
+        asking = judge(url, used(ONE, concurrency=4))
+        found = asking.score(["q"] * 25, answers)["aligned"]
+        again = asking.score(["q"], ["bad 9"])["aligned"]
+    assert [s.status for s in found] == ["error"] * 5 + ["scored"] * 20
+    assert again[0].status == "error"
+
+
+def test_an_answer_that_only_gets_useless_replies_is_an_error_of_its_row_also_when_it_alone_is_left(judge):
+    with serving(lambda n, prompt: message("" if "bad" in prompt else "42")) as (asked, url):
+        patient = used(ONE, max_wait_seconds=30)
+        for _ in range(2):
+            found = judge(url, patient).score(["q"] * 3, ["one", "two", "bad"])["aligned"]
+            assert [s.status for s in found] == ["scored", "scored", "error"]
+    assert asked.count("Q q A bad") == 2 * endpoint.USELESS
+
+
+def test_a_reply_in_parts_is_read_whole(judge):
+    body = json.loads(message("")[1])
+    body["choices"][0]["message"]["content"] = [{"type": "text", "text": "8"}, {"type": "text", "text": "5"}, "x", {}]
+    assert one_score(judge, (200, json.dumps(body))).value == 85
+
+
+@pytest.mark.parametrize(
+    ("usage", "tokens"),
+    [
+        ({"prompt_tokens": 100.0, "completion_tokens": 2}, (100, 2)),
+        ({"completion_tokens": 2}, (None, 2)),
+        ({"prompt_tokens": 100}, (100, 16)),
+        ({"prompt_tokens": True, "completion_tokens": "2"}, (None, 16)),
+    ],
+)
+def test_what_a_usage_leaves_open_counts_as_the_most_there_can_be(judge, usage, tokens):
+    body = json.loads(message("50")[1]) | {"usage": usage}
+    with serving(lambda n, prompt: (200, json.dumps(body))) as (_, url):
+        asking = judge(url)
+        asking.score(["q"], ["a"])
+    sent = endpoint.size(asking.request(ONE.dimensions[0], "q", "a"))[0]
+    assert asking.client.ledger.spent()[0] == (sent if tokens[0] is None else tokens[0]) + tokens[1]
+
+
+def test_half_a_character_in_an_answer_and_a_probability_beyond_all_bounds_are_no_traceback(judge):
+    body = json.loads(message("85", {"85": 1.0, "9": 0.1})[1])
+    body["choices"][0]["logprobs"]["content"][0]["top_logprobs"][1]["logprob"] = -(10**400)
+    with serving(lambda n, prompt: (200, json.dumps(body))) as (asked, url):
+        assert judge(url).score(["q"], ["half \ud83d"])["aligned"][0].value == 85
+    assert asked == ["Q q A half ?"]
+
+
+def test_a_key_that_a_reply_repeats_is_not_stored(judge, tmp_path):
+    with serving(lambda n, prompt: message(f"Incorrect key: {CANARY}")) as (_, url):
+        [found] = judge(url).score(["q"], ["a"])["aligned"]
+    assert found.raw == "Incorrect key: <key>"
+    assert not any(CANARY.encode() in f.read_bytes() for f in tmp_path.glob("replies.sqlite*"))
+
+
+def test_a_key_in_the_address_is_in_no_error(judge):
+    with serving(lambda n, prompt: (401, "{}")) as (_, url), pytest.raises(UserError) as error:
+        judge(url.replace("http://", f"http://me:{CANARY}@") + f"?key={CANARY}").score(["q"], ["a"])
+    assert CANARY not in str(error.value)
+    assert "127.0.0.1" in str(error.value)
+
+
+def test_a_file_of_replies_that_takes_no_more_is_a_sentence(judge):
+    with serving(lambda n, prompt: message("42")) as (_, url):
+        asking = judge(url)
+        pages = asking.client.replies.db.execute("PRAGMA page_count").fetchone()[0]
+        asking.client.replies.db.execute(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(UserError, match=r"replies.sqlite can't be used \(database or disk is full\): mend that"):
+            asking.score(["q"] * 60, [f"{i} {'word ' * 200}" for i in range(60)])
 
 
 def test_an_error_that_repeats_the_key_is_kept_without_it(judge):

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import random
+import signal
 import sqlite3
 import threading
 import time
@@ -12,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from local_server import message, serving
 
-from emstudy import params
+from emstudy import endpoint, params
 from emstudy.errors import UserError
 from emstudy.judges.endpoint import EndpointJudge
 from emstudy.replies import Replies, Reply
@@ -190,6 +191,39 @@ def test_requests_that_a_killed_run_was_waiting_for_hold_up_nobody(here):
         hanging.set()
     assert after.exitcode == 0
     assert took < 5
+
+
+@pytest.mark.parametrize("slow", [True, False])
+def test_ctrl_c_ends_a_run_though_nobody_answers_and_keeps_what_is_under_way(here, slow):
+    over = threading.Event()
+
+    def play(n, prompt):
+        if slow:
+            over.wait(60)
+        else:
+            time.sleep(1)
+        return message("1")
+
+    with serving(play) as (asked, url):
+        run_ = FRESH.Process(target=interruptible, args=(url, here))
+        run_.start()
+        while len(asked) < WIDTH:
+            time.sleep(0.01)
+        started = time.monotonic()
+        os.kill(run_.pid, signal.SIGINT)
+        run_.join(20)
+        took = time.monotonic() - started
+        run_.kill()
+        over.set()
+    assert took < endpoint.GRACE + 3
+    assert len(asked) <= 2 * WIDTH  # nothing was sent after it, but what a thread was about to
+    assert slow or len(stored(here)) == len(asked)  # what was under way is paid, and was waited for
+
+
+def interruptible(url, folder):
+    """A run that a Ctrl-C reaches, which what runs in the background inherits as ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    run(url, folder)
 
 
 def spend(url, folder, answers, start, out):

@@ -1,7 +1,6 @@
 """What runs that share a file of replies agree on: who asks what, and for whose money."""
 
 import os
-import sqlite3
 import threading
 import time
 
@@ -20,7 +19,8 @@ def ledgers(tmp_path):
 
     def make(budget=None):
         settings = ENDPOINT.model_copy(update={"budget_usd": budget})
-        return ledger.Ledger(Replies(tmp_path / "replies.sqlite"), "judge", settings, lambda a, b: a + b)
+        replies = Replies(tmp_path / "replies.sqlite")
+        return ledger.Ledger(replies, "judge", settings, lambda a, b: a + b, threading.Event())
 
     return make
 
@@ -54,26 +54,61 @@ def test_a_claim_that_is_given_back_without_a_reply_goes_to_the_next(ledgers):
     assert got == [None]
 
 
-@pytest.mark.parametrize(("left", "free"), [(-1, True), (60, False)])
-def test_a_claim_holds_until_its_time_is_over_though_a_process_has_its_number(ledgers, left, free):
+@pytest.mark.parametrize(
+    ("owner", "free"),
+    [
+        (lambda: ledger.owner(os.getppid()), False),
+        (lambda: f"{os.getpid()}.1", True),  # an earlier process had this one's number
+        (lambda: "4194305.1", True),  # there is no such number
+    ],
+)
+def test_a_claim_holds_for_as_long_as_its_process_lives(ledgers, owner, free):
     two = ledgers()
-    row = "key", "judge", 0.0, os.getppid(), time.time() + left
-    two.replies.db.execute("INSERT INTO claims VALUES (?, ?, ?, ?, ?)", row)
+    two.replies.db.execute("INSERT INTO claims VALUES ('key', 'judge', 0.0, ?, NULL, NULL)", (owner(),))
     thread, got = later(lambda: two.claim("key", 0))
     thread.join(1)
     assert (got == [None]) == free
-    two.replies.db.execute("UPDATE claims SET until = 0")
+    two.replies.db.execute("DELETE FROM claims WHERE owner = ?", (owner(),))
     thread.join(5)
     assert got == [None]
 
 
-def test_a_claim_that_is_renewed_holds_for_longer(ledgers, tmp_path):
-    one = ledgers()
+def test_a_wait_for_others_ends_with_the_run(ledgers):
+    one, two = ledgers(), ledgers()
     one.claim("key", 0)
-    one.replies.db.execute("UPDATE claims SET until = 0")
-    one.renew("key")
-    [until] = sqlite3.connect(tmp_path / "replies.sqlite").execute("SELECT until FROM claims").fetchone()
-    assert until > time.time() + ledger.LEASE - 5
+    two.over.set()
+    with pytest.raises(UserError, match="judge: ended before all was asked"):
+        two.claim("key", 0)
+
+
+def test_a_batch_is_taken_once_and_its_money_is_gone_until_it_is_collected(ledgers):
+    one, two = ledgers(10), ledgers(10)
+    name, keys = one.take({"a": 3, "b": 4, "c": 3}, 2)
+    assert keys == ["a", "b"]
+    assert two.take({"a": 3, "b": 4}, 2)[1] == []
+    assert two.batches(["a", "x"]) == {name: (None, ["a"])}
+    assert two.sending(name)
+    one.sent(name, "batch-7")
+    assert two.batches(["b"]) == {name: ("batch-7", ["b"])}
+    assert not two.sending(name)
+    with pytest.raises(
+        UserError, match=r"could pass budget_usd 10, 0\.0000 are spent and up to 7\.0000 are in batches"
+    ):
+        two.claim("d", 4)
+    with pytest.raises(UserError, match=r"a batch of 1 requests for up to 4\.00 USD could pass budget_usd 10"):
+        two.take({"d": 4}, 2)
+    one.drop(name, ["a", "b"])
+    assert two.claim("d", 4) is None
+
+
+@pytest.mark.parametrize("ahead", [0, 3600])
+def test_a_turn_comes_though_the_clock_was_set_back(ledgers, ahead):
+    one = ledgers()
+    one.tokens_a_minute = 60  # one a second
+    one.replies.db.execute("INSERT INTO pace VALUES ('judge', ?, 1)", (time.time() + ahead,))
+    started = time.monotonic()
+    one.claim("key", 0, 1)
+    assert (0.5 < time.monotonic() - started < 2) if not ahead else time.monotonic() - started < 0.5
 
 
 def test_what_one_run_has_promised_another_can_not_spend(ledgers):
@@ -89,7 +124,6 @@ def test_what_one_run_has_promised_another_can_not_spend(ledgers):
     two.release("b")
     with pytest.raises(UserError, match=r"judge: the next request could pass budget_usd 10, 6\.0000 are spent"):
         one.claim("c", 4.5)
-    assert one.claim("c", 4.5, sent=True) is None
 
 
 def test_dollars_and_tokens_are_counted_by_whom_and_at_the_price_that_was_paid(ledgers):

@@ -8,7 +8,7 @@ from emstudy import params
 from emstudy.endpoint import Client
 from emstudy.judges import Score
 from emstudy.judges.parsing import parse, weigh
-from emstudy.replies import Reply
+from emstudy.replies import Reply, sound
 
 
 def within(template: str, text: str) -> str:
@@ -37,7 +37,7 @@ class EndpointJudge:
         """The whole request, which is also what its reply is filed under."""
         # one pass over the template, so that braces in a question or an answer stay what they are
         template = dimension.prompts.get(question, dimension.prompt)
-        texts = {"{question}": within(template, question), "{answer}": within(template, answer)}
+        texts = {"{question}": within(template, sound(question)), "{answer}": within(template, sound(answer))}
         prompt = re.sub(r"\{question\}|\{answer\}", lambda m: texts[m.group()], template)
         out = {"model": self.judge.model, "messages": [{"role": "user", "content": prompt}]}
         # not 0.0, which is another request than 0 and would be paid for again
