@@ -30,7 +30,7 @@ class Ledger:
         dollars: Callable[[float, float], float],
         over: threading.Event,
     ):
-        self.replies, self.who, self.dollars, self.over = replies, who, dollars, over
+        self.replies, self.who, self.dollars, self.over, self.me = replies, who, dollars, over, owner(os.getpid())
         self.limit, self.tokens_a_minute = settings.budget_usd, settings.tokens_a_minute
         claims = "key TEXT PRIMARY KEY, who TEXT, usd REAL, owner TEXT, name TEXT, batch TEXT"
         with replies.alone() as db:
@@ -54,7 +54,7 @@ class Ledger:
                 else:
                     pause = self._turn(db, tokens)
                 if not pause:
-                    row = key, self.who, usd, owner(os.getpid())
+                    row = key, self.who, usd, self.me
                     db.execute("INSERT INTO claims VALUES (?, ?, ?, ?, NULL, NULL)", row)
                     return None
             self.pause(pause)
@@ -62,7 +62,7 @@ class Ledger:
     def release(self, key: str) -> None:
         """The request came back: others may have it, and the money that it did not cost."""
         with self.replies.alone() as db:
-            db.execute("DELETE FROM claims WHERE key = ? AND name IS NULL AND owner = ?", (key, owner(os.getpid())))
+            db.execute("DELETE FROM claims WHERE key = ? AND name IS NULL AND owner = ?", (key, self.me))
 
     def take(self, wanted: dict[str, float], most: int) -> tuple[str, list[str]]:
         """(a name, the keys) of the next batch: at most so many that have no reply and that nobody else asks for; none when nothing is left.
@@ -77,7 +77,7 @@ class Ledger:
                 what = f"a batch of {len(keys)} requests for up to {usd:.2f} USD"
                 if not keys or self._affords(db, usd, what):
                     name = hashlib.sha256(f"{time.time_ns()} {os.getpid()}".encode()).hexdigest()[:32]
-                    rows = [(k, self.who, wanted[k], owner(os.getpid()), name) for k in keys]
+                    rows = [(k, self.who, wanted[k], self.me, name) for k in keys]
                     db.executemany("INSERT INTO claims VALUES (?, ?, ?, ?, ?, NULL)", rows)
                     return name, keys
                 self._clear(db)
