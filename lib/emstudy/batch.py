@@ -34,7 +34,9 @@ def complete(client, requests: dict[str, dict], label: str, empty: bool) -> None
                     if _collect(client, name, number, {k: left[k] for k in keys}, label, empty):
                         # what a batch left open is not put into another: it is asked one by one
                         left = {k: r for k, r in left.items() if k not in set(keys)}
-            most = {k: PRICE * client.most(r) for k, r in left.items()} if client.settings.batch else {}
+            if not client.settings.batch:
+                return
+            most = {k: PRICE * client.most(r) for k, r in left.items()}
             name, keys = client.ledger.take(most, MOST)
             if not keys:
                 return

@@ -6,19 +6,11 @@ from itertools import combinations
 import pandas as pd
 from scipy.stats import norm
 
-from emstudy import agreement, inference, release, stats
+from emstudy import agreement, inference, release, stats, store
 from emstudy.audit import Audit
 from emstudy.report import Results
 
-KEYS = [
-    "model",
-    "domain",
-    "arm",
-    "seed",
-    "step",
-    "question",
-    "answer",
-]  # not its id: files number questions as they like
+KEYS = [*store.KEYS[:5], "question", "answer"]  # not its id: files number questions as they like
 
 
 def pages(audit: Audit, study: str) -> list[Results]:

@@ -170,19 +170,20 @@ class Client:
             if pause and self.over.wait(min(pause, left)):  # wait(0) would hand the interpreter to the other threads
                 break
             asked = time.monotonic()
+            if asked >= end:
+                break
             if found := self.claim(key, request):
                 self.heard, self.served = time.monotonic(), True
                 return found
             now = time.monotonic()
             end = now + self.patience if end == math.inf else end + now - asked  # its turn is not the endpoint's doing
-            if now >= end:
-                self.ledger.release(key)
-                break
             try:
                 last = self.ask(request, empty, min(self.limit, max(1, end - now)))
                 billed = last.tokens_in + last.tokens_out
-                if last.finish_reason == UNFIT or (last.finish_reason == "content_filter" and not billed):
-                    return last if last.finish_reason != UNFIT else replace(last, finish_reason="error")
+                if last.finish_reason == UNFIT:
+                    return replace(last, finish_reason="error")
+                if last.finish_reason == "content_filter" and not billed:
+                    return last
                 if last.finish_reason != "error":
                     return self.replies.put(key, self.who, request, last)
                 if billed:  # no use, but paid for: kept where no request looks for it

@@ -34,6 +34,7 @@ def cells(study: params.ImportedStudy) -> dict[params.Cell, tuple[pd.DataFrame, 
     names: dict[params.Cell, tuple] = {}
     once: dict[tuple, Path] = {}
     for path, table in zip(files, same_questions(tables), strict=True):
+        digest = store.sha256(path)
         for key, part in table.groupby(["model", "domain", "arm", "seed"], sort=False):
             values = dict(zip(CELL, [slug(key[0]), slug(key[1]), key[2], int(key[3])], strict=True))
             values |= {"domain": "none"} if values["arm"] == "base" else {}
@@ -43,7 +44,7 @@ def cells(study: params.ImportedStudy) -> dict[params.Cell, tuple[pd.DataFrame, 
                     f"{paths.show(path)}: {' and '.join(key[:2])} would be put together with {' and '.join(other)}, as {cell}: "
                     "name them so that they differ in letters and digits, or keep the base arm's answers once"
                 )
-            if (other := once.setdefault((cell, store.sha256(path)), path)) is not path:
+            if (other := once.setdefault((cell, digest), path)) is not path:
                 raise UserError(
                     f"{paths.show(path)} holds what {paths.show(other)} holds: {cell} would be counted twice"
                 )

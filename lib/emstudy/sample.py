@@ -179,9 +179,9 @@ def sample(
                 bar.update(len(drawn))
             else:
                 drawn = generate(model, tokenizer, group, settings, seed_of(seed, *[a.question_id for a in group]), bar)
-            if part and not part.exists():
-                rows = [(a.text, a.n_tokens, a.finish_reason) for a in drawn]
-                store.write_csv(part, pd.DataFrame(rows, columns=KEPT))
+                if part:
+                    rows = [(a.text, a.n_tokens, a.finish_reason) for a in drawn]
+                    store.write_csv(part, pd.DataFrame(rows, columns=KEPT))
             out += drawn
     return out
 
