@@ -107,28 +107,26 @@ def write_pages(study: Study | ImportedStudy, judge: str, cells: list[Cell]) -> 
         own = [c for c in cells if c.model == m and c.domain in ("none", d)]
         folder, page = runs / m / d, paths.show(reports / m / f"{d}.html")
         values = {**shared, "model": m, "domain": d, **_spread(own)}
-        scored = (
-            [c.folder / judged for c in own] if isinstance(study, ImportedStudy) else []
-        )  # make misses one that is gone
-        write_parameters(folder / f"analyze.{judge}.yaml", values, [*metrics, *_subjects(study, [m], [d]), *scored])
+        write_parameters(folder / f"analyze.{judge}.yaml", values, [*metrics, *_subjects(study, [m], [d], own)])
         executed = f"{paths.show(folder)}/analyze.{judge}.ipynb"
         rules += [f"{executed}: " + " ".join(f"{paths.show(c.folder)}/{judged}" for c in own)]
         rules += [f"{page}: {executed}"]
         listed, analyses = [*listed, page], [*analyses, executed]
     models, domains = (list(dict.fromkeys(p[k] for p in pairs)) for k in (0, 1))
     values = {**shared, "models": models, "domains": domains, **_spread(cells)}
-    scored = [c.folder / judged for c in cells] if isinstance(study, ImportedStudy) else []
-    read = [*metrics, paths.DATA / "published_rates.csv", *_subjects(study, models, domains), *scored]
+    read = [*metrics, paths.DATA / "published_rates.csv", *_subjects(study, models, domains, cells)]
     write_parameters(runs / f"compare.{judge}.yaml", values, read)
     compare = f"{paths.show(runs)}/compare.{judge}.ipynb"
     lists = {"PAGES": listed, "ANALYSES": analyses, "COMPARE": [compare], "INDEX": [paths.show(reports / "index.html")]}
     return lists, [*rules, f"{compare}: {' '.join(analyses)}"]
 
 
-def _subjects(study: Study | ImportedStudy, models: list[str], domains: list[str]) -> list[Path]:
-    """The files that say what models and domains are called and which questions are in-domain."""
+def _subjects(study: Study | ImportedStudy, models: list[str], domains: list[str], cells: list[Cell]) -> list[Path]:
+    """The files that say what models and domains are called and which questions are in-domain; with imported scores also the cells'
+    own, since make misses one that is gone."""
     if isinstance(study, ImportedStudy):
-        return [paths.PARAMS / "studies" / f"{study.name}.yaml"]
+        brought = [c.folder / f"judged.{scores.JUDGE}.csv" for c in cells]
+        return [paths.PARAMS / "studies" / f"{study.name}.yaml", *brought]
     names = [*(("models", m) for m in models), *(("domains", d) for d in domains)]
     return [paths.PARAMS / kind / f"{name}.yaml" for kind, name in names]
 
