@@ -125,11 +125,14 @@ test: lint test-unit test-faults test-notebooks test-pages ## all tests: lint, l
 lint: setup
 	$(VENV)/bin/ruff check lib
 
+# tests of one file share what is slow to make: they stay together
+SPREAD := OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS) --dist loadfile
+
 test-unit: setup
-	$(PY) -m pytest -q lib/tests --ignore=lib/tests/pages --ignore=lib/tests/faults
+	$(SPREAD) lib/tests --ignore=lib/tests/pages --ignore=lib/tests/faults
 
 test-faults: setup ## kill runs, break files and fill disks, and see that nothing is lost (lib/tests/faults/README.md)
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs lib/tests/faults
+	$(SPREAD) -rs lib/tests/faults
 
 # the notebooks in order, since each reads what the one before wrote; progress bars stay out of compared outputs
 test-notebooks: setup

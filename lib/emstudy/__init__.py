@@ -1,6 +1,7 @@
 """Emergent misalignment, measured: a thin library that the notebooks read like prose."""
 
 import logging
+import sys
 import warnings
 
 __version__ = "0.1.0"
@@ -9,3 +10,5 @@ __version__ = "0.1.0"
 warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers|peft|torch")
 warnings.filterwarnings("ignore", message="IProgress not found")
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+# to read a notebook, jsonschema would compile a grammar of internet addresses, longer than all else takes that starts one
+sys.modules.setdefault("rfc3987_syntax", None)

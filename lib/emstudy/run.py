@@ -85,6 +85,7 @@ def _execute(notebook: Path, values: dict, output: Path) -> None:
             progress_bar=False,
             stderr_file=sys.stderr,
             kernel_manager_class=PrivateKernel,
+            shutdown_kernel="immediate",  # what a notebook writes is whole by then; taking torch apart takes a second
         )
     except PapermillExecutionError as error:
         partial.replace(failed)
