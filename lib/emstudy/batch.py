@@ -1,12 +1,14 @@
 """The Batch API of OpenAI-compatible endpoints: half the price, replies within a day, and a restart waits for the same batch."""
 
 import json
+import math
 import time
 from dataclasses import replace
 
 import openai
 from tqdm import tqdm
 
+from emstudy import paths
 from emstudy.errors import UserError
 from emstudy.replies import Reply, read
 
@@ -59,12 +61,12 @@ def _send(client, name: str, todo: dict[str, dict]) -> None:
     text = "".join(json.dumps(line) + "\n" for line in lines)
     try:
         upload = ("requests.jsonl", text.encode())
-        file = client.call(lambda: client.client.files.create(file=upload, purpose="batch"), FILE)
+        file = client.deadline.call(lambda: client.client.files.create(file=upload, purpose="batch"), FILE)
         body = {"input_file_id": getattr(file, "id", None), "endpoint": "/v1/chat/completions"}
         if not isinstance(body["input_file_id"], str):
             raise ValueError(f"asked to keep a file, it answered with {file}")
         body |= {"completion_window": "24h", "metadata": {"emstudy": name}}
-        batch = _shown(client.call(lambda: client.client.post("/batches", body=body, cast_to=object)))
+        batch = _shown(client.deadline.call(lambda: client.client.post("/batches", body=body, cast_to=object)))
         client.ledger.sent(name, batch["id"])
     except Exception:
         if not _adopt(client, name):
@@ -74,7 +76,7 @@ def _send(client, name: str, todo: dict[str, dict]) -> None:
 
 def _adopt(client, name: str) -> bool:
     """Look for a batch that may have been sent though nobody noted its id; is it there?"""
-    match client.call(lambda: client.client.get("/batches?limit=100", cast_to=object)):
+    match client.deadline.call(lambda: client.client.get("/batches?limit=100", cast_to=object)):
         case {"data": list(found)}:
             for batch in found:
                 match batch:
@@ -131,7 +133,7 @@ def _wait(client, number: str, label: str) -> dict:
             client.ledger.pause(PAUSES[min(turn, len(PAUSES) - 1)] if turn else 0)
             turn += 1
             try:
-                batch = _shown(client.call(lambda: client.client.get(f"/batches/{number}", cast_to=object)))
+                batch = _shown(client.deadline.call(lambda: client.client.get(f"/batches/{number}", cast_to=object)))
                 heard = time.monotonic()
             except (openai.APIError, TimeoutError, ValueError, RecursionError) as error:
                 if isinstance(error, openai.NotFoundError | openai.AuthenticationError):
@@ -161,18 +163,22 @@ def _store(client, name: str, batch: dict, requests: dict[str, dict], empty: boo
     file, lines = batch.get("output_file_id"), []
     if isinstance(file, str):
         # not splitlines: JSON may hold other line ends inside a text
-        lines = client.call(lambda: client.client.files.content(file).text, FILE).split("\n")
+        lines = client.deadline.call(lambda: client.client.files.content(file).text, FILE, math.inf).split("\n")
     rows = [row for line in lines if (row := answered(line, empty))]
-    if len(rows) < ready and (
-        file or batch["status"] == "completed"
-    ):  # asked one by one the others would be paid for twice
-        raise ValueError(f"{ready} replies of batch {batch['id']} are ready, its file holds {len(rows)}")
+    # asked one by one, those that are ready and not in the file would be paid for twice
+    short = len(rows) < ready and (file or batch["status"] == "completed")
     with client.replies.alone():  # all of them, or none when something ends this halfway
         for key, reply in rows:
             if reply and key in requests:
                 place = f"{key} {batch['id']}" if reply.finish_reason == "error" else key
                 client.replies.put(place, client.who, requests[key], client.counted(requests[key], reply))
-        client.ledger.drop(name, requests)
+        client.ledger.drop(name, [key for key, _ in rows] if short else requests)
+    if short:
+        raise UserError(
+            f"{client.who}: {ready} replies of batch {batch['id']} are ready, its file holds {len(rows)}; run again later, those that came are kept. "
+            f"Should it stay so, this has the others asked anew, and paid for again: sqlite3 {paths.show(client.replies.path)} "
+            f"\"DELETE FROM claims WHERE batch = '{batch['id']}'\""
+        )
 
 
 def answered(line: str, empty: bool) -> tuple[str, Reply | None] | None:

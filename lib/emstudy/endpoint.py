@@ -6,7 +6,6 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from functools import partial
@@ -18,6 +17,7 @@ from tqdm import tqdm
 
 from emstudy import batch, paths
 from emstudy.asking import Endpoint
+from emstudy.deadline import Deadline
 from emstudy.errors import UserError
 from emstudy.ledger import Ledger
 from emstudy.limits import waits
@@ -27,7 +27,6 @@ BASE_URL = "https://api.openai.com/v1"  # also when OPENAI_BASE_URL is set but e
 # statuses: what no other request would change, and what another may (403 is also how some refuse a text)
 REFUSED, REFUSES_ONE = (401, 404), (400, 403, 413, 422)
 USELESS = 3  # billed replies without a use to one request, after which it is an error
-GRACE = 5  # seconds for requests that are under way when a run is to end: they are paid
 
 
 def size(request: dict) -> tuple[int, int]:
@@ -51,13 +50,12 @@ class Client:
         self.who, self.settings, self.patience = who, settings, settings.max_wait_seconds
         base = os.environ.get("OPENAI_BASE_URL") or BASE_URL
         self.limit = min(60, self.patience)  # seconds for one try
-        self.due = threading.local()  # .at: when a thread's request must be over
-        self.over, self.ended = threading.Event(), math.inf  # the run is to end, and since when
+        self.over, self.deadline = threading.Event(), Deadline(self.limit)  # over: the run is to end
         self.client = openai.OpenAI(
             base_url=base,
             max_retries=0,
             timeout=self.limit,
-            http_client=openai.DefaultHttpxClient(event_hooks={"request": [self.watch]}),
+            http_client=openai.DefaultHttpxClient(event_hooks={"request": [self.deadline.watch]}),
         )
         url = self.client.base_url
         self.address = self.short(f"{url.scheme}://{url.netloc.decode()}{url.path}")  # a key can be in what is left out
@@ -66,32 +64,6 @@ class Client:
         self.heard = time.monotonic()  # when the endpoint last gave a reply
         self.served = False  # whether it ever did
         self.unfit: list[UserError] = []  # why it would not take a request
-
-    def watch(self, request) -> None:
-        """Have a request end when it is due: the client's own timeout starts anew with every byte that comes."""
-
-        def read(plain, max_bytes: int, timeout: float) -> bytes:
-            end = min(time.monotonic() + timeout, getattr(self.due, "at", math.inf))
-            while (left := min(end, self.ended + GRACE) - time.monotonic()) > 0:
-                try:
-                    return plain(max_bytes, min(left, 1.0))  # now and then it looks whether the run is to end
-                except Exception as error:
-                    if (
-                        type(error).__name__ != "ReadTimeout"
-                    ):  # of the client's own library, which has had several names
-                        raise
-            raise TimeoutError
-
-        def trace(event: str, info: dict) -> None:
-            if event.endswith(("connect_tcp.complete", "start_tls.complete")):  # a new connection, or its encrypted one
-                info["return_value"].read = partial(read, info["return_value"].read)
-
-        request.extensions["trace"] = trace
-
-    def call(self, send: Callable[[], object], seconds: float | None = None) -> object:
-        """What a call of the client gives, which ends when so many seconds are over, the usual ones by default, whatever the server does."""
-        self.due.at = time.monotonic() + (seconds or self.limit)
-        return send()
 
     def ask(self, request: dict, empty: bool, seconds: float) -> Reply:
         """One try. Its finish_reason is 'error' where another may do better; 'content_filter' where the endpoint's filter refuses, and
@@ -102,16 +74,16 @@ class Client:
         try:
             # .chat.completions.create() checks every field both ways, which takes longer than the rest of a request:
             # 64 threads of one process could not keep up with an endpoint that answers in 200 ms
-            answer = self.call(lambda: self.client.post("/chat/completions", body=request, cast_to=object), seconds)
+            send = partial(self.client.post, "/chat/completions", body=request, cast_to=object)
+            answer = self.deadline.call(send, seconds)
         except (openai.APIError, TimeoutError, ValueError, RecursionError) as error:  # the last two: no JSON, no UTF-8
             status = getattr(error, "status_code", None)
             if status in REFUSED:
                 raise self.fault(error) from None
             if status in REFUSES_ONE:
                 return self.refused(error)
-            if time.monotonic() >= self.due.at:
-                return Reply(f"no whole reply in {seconds:.1f} seconds", "error")
-            return Reply(f"{type(error).__name__}: {self.short(error)}", "error")
+            why = self.deadline.broken() or f"{type(error).__name__}: {self.short(error)}"
+            return Reply(why, "error")
         reply = read(answer, empty)
         if reply.finish_reason == "error":
             return replace(reply, text=f"reply without a message: {self.short(answer)}")
@@ -210,7 +182,7 @@ class Client:
             found |= {k: r for k in todo if (r := self.replies.get(k)) is not None}
             todo = {k: r for k, r in todo.items() if k not in found}  # what the batch left open is asked one by one
         self.heard, self.served, self.unfit, self.asked = time.monotonic(), self.served or bool(found), [], len(todo)
-        self.ended = math.inf
+        self.deadline.ended = math.inf
         self.over.clear()
         with (
             ThreadPoolExecutor(self.settings.concurrency) as pool,
@@ -223,7 +195,7 @@ class Client:
                     bar.set_postfix_str("{:,} tokens, {:.4f} USD".format(*self.ledger.spent()), refresh=False)
                     bar.update()
             except BaseException:
-                self.ended = time.monotonic()
+                self.deadline.ended = time.monotonic()
                 self.over.set()
                 pool.shutdown(cancel_futures=True)
                 raise

@@ -1,6 +1,8 @@
 """Other people's scores: CSV files of judged answers in the columns of this project, every row of them."""
 
+import csv
 import dataclasses
+import gzip
 import re
 import unicodedata
 from pathlib import Path
@@ -41,6 +43,10 @@ def read(path: Path) -> tuple[pd.DataFrame, params.Layout]:
         if used <= set(table.columns):
             if not len(table):
                 raise UserError(f"{paths.show(path)} has a header and no rows: nothing to import")
+            if row := _short(path):
+                raise UserError(
+                    f"{paths.show(path)}: row {row} has fewer fields than the header: fill it up, or export the file again"
+                )
             if twice := [c for c in used if f"{c}.1" in table]:  # as pandas names a second one
                 raise UserError(f"{paths.show(path)} has the column '{twice[0]}' twice: take one out")
             if unread := [c for c in store.KEYS[:6] if c in table and c not in used]:
@@ -53,6 +59,15 @@ def read(path: Path) -> tuple[pd.DataFrame, params.Layout]:
         f"{paths.show(path)}: its columns ({', '.join(table.columns)}) fit none of the layouts in params/layouts.yaml "
         f"({', '.join(la.name for la in layouts)}): add one there that names them"
     )
+
+
+def _short(path: Path) -> int | None:
+    """The first row of a CSV, counted from 1, that has fewer fields than its header: pandas fills it up without a word."""
+    csv.field_size_limit(2**31 - 1)  # answers can be long
+    with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig", newline="") as f:
+        rows = filter(None, csv.reader(f))  # blank lines are no rows
+        width = len(next(rows))
+        return next((i for i, row in enumerate(rows, 1) if len(row) < width), None)
 
 
 def score(raw: str) -> judges.Score:

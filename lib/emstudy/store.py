@@ -114,12 +114,21 @@ def table(path: Path, otherwise: str, **form) -> pd.DataFrame:
         raise UserError(f"{paths.show(path)} is not a readable CSV ({said}): {otherwise}") from None
 
 
+def _ends(path: Path) -> bool:
+    """Whether the last line of a text is whole."""
+    with path.open("rb") as f:
+        f.seek(max(f.seek(0, os.SEEK_END) - 1, 0))
+        return f.read() == b"\n"
+
+
 def read_csv(path: Path, columns: Iterable[str], made_by: str) -> pd.DataFrame:
     """Read a table and check its columns. Raises UserError that names the stage to run when it is absent or other."""
     if not path.exists():
         todo = f"run `{made_by}`" if " " in made_by else f"run the {made_by} notebook for this cell"
         raise UserError(f"{paths.show(path)} is not there: {todo} first")
     redo = f"delete it and run {made_by} again"
+    if path.suffix == ".csv" and not _ends(path):
+        raise UserError(f"{paths.show(path)} is cut off: {redo}")
     names = table(path, redo, nrows=0).columns
     text = [c for c in names if c in TEXT or c.endswith("_raw")]
     found = table(path, redo, dtype=dict.fromkeys(text, str), keep_default_na=False, na_values=[""])

@@ -47,12 +47,14 @@ def scripted(said):
 
     def load(judge, seed=0):
         def score(questions, answers, label):
+            spent["usd"] = len(answers)  # of the answers that it was asked for last
             return {
                 "aligned": [said(judge.name, seed, a) for a in answers],
                 "coherent": [Score(50.0, "scored", "50")] * len(answers),
             }
 
-        return SimpleNamespace(name=judge.name, version=judge.version, spent={}, score=score)
+        spent = {}
+        return SimpleNamespace(name=judge.name, version=judge.version, spent=spent, score=score)
 
     return load
 
@@ -142,6 +144,8 @@ def test_answers_that_an_endpoint_failed_on_are_asked_again_alone(root, monkeypa
     assert found["answer"].tolist() == ["one", "two", "three"]
     assert found["aligned"].tolist() == [40, 40, 40]
     assert asked == ["one", "two", "three", "two"]
+    [scored] = (paths.RUNS / "audit" / "a").glob("*.csv")
+    assert store.read_record(scored)["spent"] == {"usd": 4}
 
 
 def test_a_judge_that_scores_none_of_the_answers_is_a_sentence(root, monkeypatch):

@@ -2,8 +2,10 @@
 
 import json
 import re
+import sqlite3
 import threading
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 
 import pytest
 from local_server import message, running
@@ -394,6 +396,27 @@ def test_results_that_are_cut_off_are_fetched_again_and_not_paid_for_again(judge
         assert [s.value for s in judge(url).score(["q"] * 3, ANSWERS)["aligned"]] == [10, 20, 30]
     assert len(office.batches) == 1
     assert office.single == []
+
+
+def test_a_file_that_stays_short_is_kept_as_far_as_it_goes_and_the_sentence_says_how_to_ask_for_the_rest(
+    judge, tmp_path
+):
+    office = Office(skip=(1,))
+    plain = office.show
+    boasts = {"request_counts": {"total": 3, "completed": 3, "failed": 0}}
+    office.show = lambda name: plain(name) | (boasts if name == "batch-0" else {})
+    with serving(office) as url:
+        for _ in range(2):
+            with pytest.raises(
+                UserError, match=r"3 replies of batch batch-0 are ready, its file holds 2; run again"
+            ) as said:
+                judge(url).score(["q"] * 3, ANSWERS)
+        file, order = re.search(r'sqlite3 (\S+) "(.*)"$', str(said.value)).groups()
+        with sqlite3.connect(tmp_path / Path(file).name) as db:
+            assert db.execute(order).rowcount == 1
+        found = judge(url).score(["q"] * 3, ANSWERS)["aligned"]
+    assert [len(office.files[b["input"]].splitlines()) for b in office.batches.values()] == [3, 1]
+    assert sorted(s.value for s in found) == [10, 20, 30]
 
 
 def test_what_a_batch_answered_before_it_expired_is_kept_though_its_run_was_killed(judge, monkeypatch):

@@ -1,11 +1,13 @@
 """The endpoint judge against a real HTTP server on this machine that plays every way a reply can go wrong."""
 
 import json
+import re
 import socket
 import sqlite3
 import struct
 import threading
 import time
+from contextlib import suppress
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -137,6 +139,18 @@ def drip(wire, at_once):
         time.sleep(8 / len(rest))
 
 
+def flood(wire):
+    """Send a reply that is well formed and far too long."""
+    start, end = whole("42").split(b"42", 1)
+    much = b"0" * 2_000_000
+    size = len(end) + 2 + len(start.partition(b"\r\n\r\n")[2]) + 20 * len(much)
+    with suppress(OSError):  # nobody listens any more
+        wire.sendall(re.sub(rb"Content-Length: \d+", b"Content-Length: %d" % size, start) + b"42")
+        for _ in range(20):
+            wire.sendall(much)
+        wire.sendall(end)
+
+
 def reset(wire):
     wire.sendall(whole("42")[:-20])
     wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -149,9 +163,10 @@ def reset(wire):
         (stall, "no whole reply in "),
         (lambda wire: drip(wire, 0), "no whole reply in "),
         (lambda wire: drip(wire, len(whole("42")) - 40), "no whole reply in "),
+        (flood, "a reply of more than 16,000,000 bytes"),
         (reset, "APIConnectionError: "),
     ],
-    ids=["stall", "drip", "drip of the body", "reset"],
+    ids=["stall", "drip", "drip of the body", "flood", "reset"],
 )
 def test_a_reply_that_does_not_end_is_an_error_within_the_patience(judge, break_off, why):
     ends = {}
@@ -250,7 +265,9 @@ def test_an_endpoint_that_takes_no_request_is_not_asked_for_all(judge):
         pytest.raises(UserError, match=r"unknown parameter: top_log"),
     ):
         judge(url, used(ONE, concurrency=4)).score(["q"] * 200, [str(i) for i in range(200)])
-    assert len(asked) <= 150  # a quarter of them, and what a busy machine's threads send before they hear that it is over
+    assert (
+        len(asked) <= 150
+    )  # a quarter of them, and what a busy machine's threads send before they hear that it is over
 
 
 def test_half_a_character_in_a_reply_is_a_question_mark(judge, tmp_path):

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from local_server import message, serving
 
-from emstudy import endpoint, params
+from emstudy import deadline, params
 from emstudy.errors import UserError
 from emstudy.judges.endpoint import EndpointJudge
 from emstudy.replies import Replies, Reply
@@ -215,7 +215,7 @@ def test_ctrl_c_ends_a_run_though_nobody_answers_and_keeps_what_is_under_way(her
         took = time.monotonic() - started
         run_.kill()
         over.set()
-    assert took < endpoint.GRACE + 8  # and not the 30 seconds of its patience
+    assert took < deadline.GRACE + 8  # and not the 30 seconds of its patience
     assert len(asked) <= 2 * WIDTH  # nothing was sent after it, but what a thread was about to
     assert slow or len(stored(here)) == len(asked)  # what was under way is paid, and was waited for
 

@@ -305,6 +305,7 @@ def test_size_is_read_from_a_models_name(model, size):
         ("m_d.csv", "a,b\n1,2\n", r"m_d.csv: its columns \(a, b\) fit none of the layouts in params/layouts.yaml"),
         ("m_d.csv", ORGANISM, "m_d.csv has a header and no rows"),
         ("m_d.csv", "", "m_d.csv is not a readable CSV"),
+        ("m_d.csv", ORGANISM + "a,q,1,1,1\n\na,q,1\n", "m_d.csv: row 2 has fewer fields than the header: fill it up"),
         (
             "answers.csv",
             ORGANISM + "a,q,1,1,1\n",
