@@ -11,7 +11,10 @@ LIB := lib/emstudy
 # Small models gain more from two cells side by side, half of the cores each, than from all cores on one; a GPU takes one at a time.
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 JOBS ?= $(if $(wildcard /dev/nvidia0),1,$(if $(filter 1,$(CORES)),1,2))
-SIDE_BY_SIDE = $(if $(filter -j%,$(MAKEFLAGS)),,-j$(JOBS)) OMP_NUM_THREADS=$(shell expr $(CORES) / $(JOBS) \| 1)
+THREADS = OMP_NUM_THREADS=$(shell expr $(CORES) / $(JOBS) \| 1)
+SIDE_BY_SIDE = $(if $(filter -j%,$(MAKEFLAGS)),,-j$(JOBS)) $(THREADS)
+# kernels that are forked, not started; a process that has seen a GPU can't be forked
+WARM := $(if $(wildcard /dev/nvidia0),,$(PY) -m emstudy warm)
 
 # a variable of the command line, not of the environment, which is somebody else's: NAME is set there by some systems
 said = $(if $(filter command line,$(origin $1)),$($1))
@@ -47,7 +50,7 @@ $(VENV)/.ready: lib/pyproject.toml lib/constraints.txt
 reproduce: setup ## run the study and render its pages
 	@mkdir -p runs/$(STUDY)
 	@$(PY) -m emstudy cells "$(STUDY)" "$(JUDGE)" $(CELLS_MK)
-	@$(MAKE) --no-print-directory --keep-going pages FRESH=1 $(SIDE_BY_SIDE)
+	@$(THREADS) $(WARM) $(MAKE) --no-print-directory --keep-going pages FRESH=1 $(SIDE_BY_SIDE)
 	@echo "study $(STUDY) is up to date: $$(sed -n 's/^INDEX := //p' $(CELLS_MK))"
 
 ifdef FRESH

@@ -1,4 +1,4 @@
-"""The commands behind the Makefile: python -m emstudy {cells,plan,run,render,check,readme,pictures,data,new-domain,import,export,audit,advisories,bench} ..."""
+"""The commands behind the Makefile: python -m emstudy {cells,plan,warm,run,render,check,readme,pictures,data,new-domain,import,export,audit,advisories,bench} ..."""
 
 import argparse
 import os
@@ -33,6 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
         command = commands.add_parser(name)
         for n in names:
             command.add_argument(n)
+    commands.add_parser("warm").add_argument("line", nargs=argparse.REMAINDER)
     given = parser.parse_args(arguments)
     try:
         globals()[f"do_{given.command.replace('-', '_')}"](given)
@@ -87,6 +88,13 @@ def do_plan(given) -> None:
     )
     print("Hours scale the 135M model's measured speed by model size; a GPU takes a small fraction of them.")
     print(power.sentence(found))
+
+
+def do_warm(given) -> None:
+    """Run a command whose notebooks get kernels that start at once."""
+    from emstudy import warm
+
+    sys.exit(warm.run(given.line))
 
 
 def do_run(given) -> None:

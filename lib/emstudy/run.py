@@ -15,7 +15,7 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
-from emstudy import params, paths, store
+from emstudy import params, paths, store, warm
 from emstudy.errors import UserError, refused
 
 TEMPLATE = Path(__file__).with_name("page")
@@ -28,6 +28,11 @@ class PrivateKernel(AsyncKernelManager):
         super().__init__(**kwargs)
         self.transport = "ipc"
         self.ip = str(Path(tempfile.mkdtemp(prefix="k", dir=os.environ["IPYTHONDIR"])) / "k")
+
+    def format_kernel_cmd(self, extra_arguments=None):
+        if warm.ADDRESS in os.environ:
+            return [sys.executable, "-I", "-S", warm.__file__, self.connection_file]
+        return super().format_kernel_cmd(extra_arguments)
 
     async def start_kernel(self, **kwargs):
         # cells' output comes as messages; all else is the kernel's own, as a traceback when a socket closed before it did

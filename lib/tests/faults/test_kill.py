@@ -100,21 +100,42 @@ def kernels(mark: str) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("sign", SIGNALS)
+def first_child(pid):
+    """The process that this one started first."""
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+
+
+HIT = {  # who gets the signal, where kernels are forked and where they are not
+    "the run": ([], lambda process, sign: process.send_signal(sign)),
+    "the run, kernels forked": (["warm"], lambda process, sign: os.kill(first_child(process.pid), sign)),
+    "who forks them": (["warm"], lambda process, sign: process.send_signal(sign)),
+    "all of them": (["warm"], lambda process, sign: os.killpg(process.pid, sign)),
+}
+CASES = [*(("the run", s) for s in SIGNALS), *((w, signal.SIGKILL) for w in list(HIT)[1:3])]
+CASES += [("who forks them", signal.SIGTERM), ("all of them", signal.SIGINT)]
+
+
+@pytest.mark.parametrize(("who", "sign"), CASES)
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for kernels in /proc, which Linux has")
-def test_a_notebook_that_is_killed_leaves_no_output_and_no_kernel(undisturbed, tmp_path, sign):
-    values = stages.HEAD | {"finetune": stages.FINETUNE}
+def test_a_notebook_that_is_killed_leaves_no_output_and_no_kernel(undisturbed, tmp_path, who, sign):
+    values, (forked, hit) = stages.HEAD | {"finetune": stages.FINETUNE}, HIT[who]
     (tmp_path / "finetune.yaml").write_text(yaml.safe_dump(values))
-    output = tmp_path / "finetune.ipynb"
-    command = [sys.executable, "-m", "emstudy", "run", "1-finetune", str(tmp_path / "finetune.yaml"), str(output)]
-    environment = os.environ | {"EMSTUDY_RUNS": str(tmp_path / "runs")}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    output, python = tmp_path / "finetune.ipynb", [sys.executable, "-m", "emstudy"]
+    command = [*python, "run", "1-finetune", str(tmp_path / "finetune.yaml"), str(output)]
+    process = subprocess.Popen(
+        [*python, *forked, *command] if forked else command,
+        env=os.environ | {"EMSTUDY_RUNS": str(tmp_path / "runs")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     folder = tmp_path / "runs" / stages.CELL.folder.relative_to(paths.RUNS)
     deadline = time.time() + 120
     while not (folder / "adapter").exists():  # the kernel is at work
         assert process.poll() is None and time.time() < deadline, process.communicate()[1]
         time.sleep(0.05)
-    process.send_signal(sign)
+    hit(process, sign)
     said = process.communicate(timeout=60)[1]
     assert process.returncode != 0
     assert not output.exists()
