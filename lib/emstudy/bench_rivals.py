@@ -167,13 +167,15 @@ def unmerged(model: params.Model, adapter: Path) -> torch.nn.Module:
     return PeftModel.from_pretrained(models.load_base(model), adapter).eval()
 
 
-def stage() -> None:
-    """A stage that does nothing, as `make` runs one: a process, a kernel, a notebook that imports what finetuning needs."""
+def idle(n: int) -> None:
+    """n stages that do nothing, one after another as `make` runs them: each a process and a notebook that imports what finetuning needs,
+    in a kernel that is forked."""
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     cells = [new_code_cell("n = 1", metadata={"tags": ["parameters"]}), new_code_cell("from emstudy import finetune")]
     with TemporaryDirectory() as folder:
         notebook, values, output = (Path(folder) / name for name in ("stage.ipynb", "stage.yaml", "done.ipynb"))
         nbformat.write(new_notebook(cells=cells, metadata=kernel), notebook)
         values.write_text("n: 1\n")
-        command = [sys.executable, "-m", "emstudy", "run", notebook.with_suffix(""), values, output]
+        python, again = [sys.executable, "-m", "emstudy"], f'for i in $(seq {n}); do "$@"; done'
+        command = [*python, "warm", "sh", "-ec", again, "sh", *python, "run", notebook.with_suffix(""), values, output]
         subprocess.run(command, check=True, capture_output=True)  # what it says would stand on the page
