@@ -60,7 +60,9 @@ def open_to_others(source: str) -> list[str]:
     """Calls that start a server, or bind a socket, elsewhere than at 127.0.0.1."""
     calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
     names = [(c, getattr(c.func, "id", getattr(c.func, "attr", ""))) for c in calls]
-    binding = [c for c, n in names if n.endswith("Server") or n in ("bind", "create_server", "start_server")]
+    binding = [c for c, n in names if n.endswith("Server") or n in ("create_server", "start_server")]
+    # what is bound to a text and not to (host, port) is a file, which no other machine sees
+    binding += [c for c, n in names if n == "bind" and not isinstance(c.args[0], ast.JoinedStr)]
     return [
         ast.unparse(c) for c in binding if not any(ast.unparse(a).lstrip("(").startswith("'127.0.0.1'") for a in c.args)
     ]
