@@ -13,8 +13,8 @@ CORES := $(shell getconf _NPROCESSORS_ONLN)
 JOBS ?= $(if $(wildcard /dev/nvidia0),1,$(if $(filter 1,$(CORES)),1,2))
 THREADS = OMP_NUM_THREADS=$(shell expr $(CORES) / $(JOBS) \| 1)
 SIDE_BY_SIDE = $(if $(filter -j%,$(MAKEFLAGS)),,-j$(JOBS)) $(THREADS)
-# kernels that are forked, not started; a process that has seen a GPU can't be forked
-WARM := $(if $(wildcard /dev/nvidia0),,$(PY) -m emstudy warm)
+# kernels are forked, not started, where that is safe: a process that has seen a GPU can't be forked, nor much of what macOS brings
+WARM := $(if $(wildcard /dev/nvidia0),,$(if $(filter Linux,$(shell uname)),$(PY) -m emstudy warm))
 
 # a variable of the command line, not of the environment, which is somebody else's: NAME is set there by some systems
 said = $(if $(filter command line,$(origin $1)),$($1))
