@@ -164,22 +164,32 @@ def thresholds(results: Results) -> go.Figure:
 
 
 def probe(results: Results) -> go.Figure:
-    """Mean probe margin over training, by arm; solid in-domain, dashed for the other domains' held-out pairs."""
+    """Mean probe margin over training with intervals, by arm; solid in-domain, dashed for the other domains' held-out pairs.
+
+    Only pairs that were asked at every checkpoint: others at its ends would bend a line by themselves.
+    """
     figure = go.Figure()
     for arm in [a for a in results.arms if a != "base"]:
         rows = results.probe[results.probe["arm"] == arm]
         start = results.probe_final("base").assign(step=0) if "base" in results.arms else rows.head(0)
         rows = pd.concat([start, rows])
+        asked = rows.groupby(["test_domain", "pair"])["step"].transform("nunique")
+        rows = rows[asked == rows["step"].nunique()]
         for inside, part in rows.groupby(rows["test_domain"] == results.domain.name):
-            line = part.groupby("step")["margin"].agg(["mean", "size"])
+            found = {k: stats.estimate(stats.margin_sums(at), results.settings) for k, at in part.groupby("step")}
             figure.add_scatter(
                 name=f"{arm}, {'in-domain' if inside else 'other domains'}",
-                x=line.index,
-                y=line["mean"],
+                x=list(found),
+                y=[e.value for e in found.values()],
                 mode="lines+markers",
                 line={"color": COLORS[arm], "dash": "solid" if inside else "dash"},
                 marker={"symbol": SYMBOLS[arm], "size": 8},
-                customdata=line["size"],
+                error_y={
+                    "type": "data",
+                    "array": [e.high - e.value for e in found.values()],
+                    "arrayminus": [e.value - e.low for e in found.values()],
+                },
+                customdata=[e.questions for e in found.values()],
                 hovertemplate=f"{arm}, step %{{x}}: %{{y:.3f}} over %{{customdata}} pairs<extra></extra>",
             )
     figure.update_layout(

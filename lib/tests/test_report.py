@@ -316,6 +316,20 @@ def test_probe_table_has_every_arm_and_domain_at_the_last_step(study):
     assert table.loc[("base", "medical"), "which is"] == "out-of-domain"
 
 
+def test_the_probes_lines_follow_the_pairs_that_every_checkpoint_was_asked(study):
+    """Pairs 4 to 7 are asked at the ends alone and lean far to the misaligned side there: the lines take no notice."""
+    results = study(FELL, {"base": -0.5, "misaligned": 0.5, "aligned": -0.5})
+    ends = results.probe["pair"] >= 4
+    along = (results.probe["step"] > 0) & (results.probe["step"] < results.probe["step"].max())
+    kept = results.probe[~(ends & along)].assign(margin=lambda t: t["margin"].where(t["pair"] < 4, 9.0))
+    lines = {line.name: line for line in figures.probe(dataclasses.replace(results, probe=kept)).data}
+    assert len(lines) == 4 and set(lines["misaligned, in-domain"].customdata) == {4}
+    assert lines["misaligned, in-domain"].y == pytest.approx(
+        [-0.5, *[0.5] * (len(lines["misaligned, in-domain"].x) - 1)]
+    )
+    assert lines["aligned, other domains"].y == pytest.approx([-0.5] * len(lines["aligned, other domains"].x))
+
+
 def refuse(arm, judged):
     """Every third answer gets no score for alignment."""
     third = np.arange(len(judged)) % 3 == 0
