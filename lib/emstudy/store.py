@@ -122,11 +122,16 @@ def _ends(path: Path) -> bool:
 
 
 def read_csv(path: Path, columns: Iterable[str], made_by: str) -> pd.DataFrame:
-    """Read a table and check its columns. Raises UserError that names the stage to run when it is absent or other."""
-    if not path.exists():
+    """Read a table and check its columns. Raises UserError that names what to delete or run when it is absent or other."""
+    redo = f"delete it and run {made_by} again"
+    notebook = path.with_name(f"{made_by}{path.stem.removeprefix('judged') if made_by == 'judge' else ''}.ipynb")
+    if notebook.exists():  # which make goes by
+        redo = f"delete {paths.show(notebook)} and run again"
+    elif not path.exists():
         todo = f"run `{made_by}`" if " " in made_by else f"run the {made_by} notebook for this cell"
         raise UserError(f"{paths.show(path)} is not there: {todo} first")
-    redo = f"delete it and run {made_by} again"
+    if not path.exists():
+        raise UserError(f"{paths.show(path)} is not there any more: {redo}")
     if path.suffix == ".csv" and not _ends(path):
         raise UserError(f"{paths.show(path)} is cut off: {redo}")
     names = table(path, redo, nrows=0).columns
@@ -135,7 +140,7 @@ def read_csv(path: Path, columns: Iterable[str], made_by: str) -> pd.DataFrame:
     missing = [c for c in columns if c not in found.columns]
     if missing:
         raise UserError(
-            f"{paths.show(path)} lacks the columns {', '.join(missing)}: it was not written by {made_by}, delete it and run again"
+            f"{paths.show(path)} lacks the columns {', '.join(missing)}: it was not written by {made_by}, {redo}"
         )
     for column in set(TEXT) & set(found.columns):
         found[column] = found[column].fillna("")

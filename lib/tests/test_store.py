@@ -126,8 +126,18 @@ def test_a_table_without_its_columns_names_them_and_the_stage(tmp_path):
     with pytest.raises(UserError) as error:
         store.read_csv(tmp_path / "answers.csv", ["model", "seed", "step"], "evaluate")
     assert str(error.value) == (
-        "answers.csv lacks the columns seed, step: it was not written by evaluate, delete it and run again"
+        "answers.csv lacks the columns seed, step: it was not written by evaluate, delete it and run evaluate again"
     )
+
+
+def test_a_table_that_a_notebook_made_is_made_again_by_deleting_that(tmp_path):
+    (tmp_path / "judge.mine.ipynb").touch()
+    for content, said in {b"a,b\n1,": "is cut off", None: "is not there any more"}.items():
+        table = tmp_path / "judged.mine.csv"
+        table.write_bytes(content) if content else table.unlink()
+        with pytest.raises(UserError) as error:
+            store.read_csv(table, ["a"], "judge")
+        assert str(error.value) == f"judged.mine.csv {said}: delete judge.mine.ipynb and run again"
 
 
 @pytest.mark.parametrize("content", [b"", b"a,b\n1,2,3\n", b"a\n\xff\xfe\n"], ids=["empty", "ragged", "no text"])
