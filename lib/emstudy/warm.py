@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 ADDRESS = "EMSTUDY_WARM"  # where the process listens
@@ -35,7 +36,8 @@ def run(command: list[str]) -> int:
             for ready in select.select([door, *kernels], [], [], 0.2)[0]:
                 if ready is door:
                     asking = door.accept()[0]
-                    kernels[asking] = _fork(asking, [door, *kernels])
+                    if request := _read(asking):
+                        kernels[asking] = _fork(*request, [door, asking, *kernels])
                 else:  # whoever asked for it has ended
                     os.kill(kernels[ready], signal.SIGKILL)
             for asking, kernel in list(kernels.items()):
@@ -47,11 +49,21 @@ def run(command: list[str]) -> int:
     return work.returncode
 
 
-def _fork(asking: socket.socket, others: list[socket.socket]) -> int:
-    """Make a kernel as it was asked for: its connection file, folder and environment. Returns its process number."""
-    file, folder, environment = json.loads(asking.makefile().readline())
+def _read(asking: socket.socket) -> list | None:
+    """What somebody asks for: a connection file, a folder, an environment; None when they have ended meanwhile."""
+    asking.settimeout(10)
+    try:
+        return json.loads(asking.makefile().readline())
+    except (OSError, ValueError):
+        asking.close()
+        return None
+
+
+def _fork(file: str, folder: str, environment: dict[str, str], ours: list[socket.socket]) -> int:
+    """Make a kernel; it lets go of our sockets. Returns its process number."""
     for name in HEAVY:  # at the first kernel: there may be nothing to run
-        importlib.import_module(name)
+        with suppress(Exception):  # what is broken is said where a notebook imports it
+            importlib.import_module(name)
     gc.freeze()  # a collection would write to memory that is shared
     server = os.getpid()
     if kernel := os.fork():
@@ -60,8 +72,8 @@ def _fork(asking: socket.socket, others: list[socket.socket]) -> int:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.setsid()
-        for ours in (asking, *others):
-            ours.close()
+        for one in ours:
+            one.close()
         nothing = os.open(os.devnull, os.O_RDWR)
         for stream in range(3):  # what cells print comes as messages
             os.dup2(nothing, stream)

@@ -49,3 +49,9 @@ def test_where_nobody_forks_any_more_a_kernel_starts_by_itself(tmp_path, monkeyp
     given = written(tmp_path, CODE)
     run.execute(*given)
     assert printed(given[2])[1] == "False False"
+
+
+def test_who_asks_for_a_kernel_and_ends_before_it_said_which_harms_nobody():
+    ends = "import socket; s = socket.socket(socket.AF_UNIX); s.connect(os.environ['EMSTUDY_WARM']); s.close()"
+    stays = "import time; time.sleep(1); sys.exit(4)"
+    assert warmly(f"import os, sys; {ends}; {stays}") == 4
