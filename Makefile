@@ -12,7 +12,7 @@ LIB := lib/emstudy
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 JOBS ?= $(if $(wildcard /dev/nvidia0),1,$(if $(filter 1,$(CORES)),1,2))
 THREADS = OMP_NUM_THREADS=$(shell expr $(CORES) / $(JOBS) \| 1)
-SIDE_BY_SIDE = $(if $(filter -j%,$(MAKEFLAGS)),,-j$(JOBS)) $(THREADS)
+SIDE_BY_SIDE = $(if $(filter -j%,$(MAKEFLAGS)),,-j$(JOBS))
 # kernels are forked, not started, where that is safe: a process that has seen a GPU can't be forked, nor much of what macOS brings
 WARM := $(if $(wildcard /dev/nvidia0),,$(if $(filter Linux,$(shell uname)),$(PY) -m emstudy warm))
 

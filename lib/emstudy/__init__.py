@@ -10,5 +10,5 @@ __version__ = "0.1.0"
 warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers|peft|torch")
 warnings.filterwarnings("ignore", message="IProgress not found")
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-# to read a notebook, jsonschema would compile a grammar of internet addresses, longer than all else takes that starts one
+# whoever reads a notebook imports jsonschema, which would first compile a grammar of internet addresses: a second, and no use here
 sys.modules.setdefault("rfc3987_syntax", None)

@@ -43,7 +43,7 @@ class Deadline:
 
     def read(self, plain: Callable[[int, float], bytes], max_bytes: int, timeout: float) -> bytes:
         """Read from a connection as `plain` does. Raises TimeoutError, or ValueError when more comes than the call may take in."""
-        end = min(time.monotonic() + timeout, getattr(self.mine, "due", math.inf))
+        end = min(time.monotonic() + timeout, self.mine.due)
         while (left := min(end, self.ended + GRACE) - time.monotonic()) > 0:
             try:
                 found = plain(max_bytes, min(left, 1.0))  # now and then it looks whether the run is to end
@@ -51,7 +51,7 @@ class Deadline:
                 if type(error).__name__ == "ReadTimeout":  # of the client's own library, which has had several names
                     continue
                 raise
-            self.mine.room = getattr(self.mine, "room", REPLY) - len(found)
+            self.mine.room -= len(found)
             if self.mine.room < 0:
                 raise ValueError(TOO_MUCH)
             return found

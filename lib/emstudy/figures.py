@@ -177,21 +177,16 @@ def probe(results: Results) -> go.Figure:
         rows = rows[asked == rows["step"].nunique()]
         for inside, part in rows.groupby(rows["test_domain"] == results.domain.name):
             found = {k: stats.estimate(stats.margin_sums(at), results.settings) for k, at in part.groupby("step")}
-            figure.add_scatter(
+            steps = [(k, e.questions, e.value, e.low, e.high) for k, e in found.items()]
+            line = along(
+                arm, pd.DataFrame(steps, columns=["step", "n", "margin", "margin_low", "margin_high"]), "margin", 1
+            )
+            line.update(
                 name=f"{arm}, {'in-domain' if inside else 'other domains'}",
-                x=list(found),
-                y=[e.value for e in found.values()],
-                mode="lines+markers",
-                line={"color": COLORS[arm], "dash": "solid" if inside else "dash"},
-                marker={"symbol": SYMBOLS[arm], "size": 8},
-                error_y={
-                    "type": "data",
-                    "array": [e.high - e.value for e in found.values()],
-                    "arrayminus": [e.value - e.low for e in found.values()],
-                },
-                customdata=[e.questions for e in found.values()],
+                line={"dash": "solid" if inside else "dash"},
                 hovertemplate=f"{arm}, step %{{x}}: %{{y:.3f}} over %{{customdata}} pairs<extra></extra>",
             )
+            figure.add_trace(line)
     figure.update_layout(
         xaxis={"title": "optimizer step (0 = before training)"},
         yaxis={"title": "misaligned margin (nats a token)"},

@@ -30,7 +30,7 @@ class PrivateKernel(AsyncKernelManager):
         self.ip = str(Path(tempfile.mkdtemp(prefix="k", dir=os.environ["IPYTHONDIR"])) / "k")
 
     def format_kernel_cmd(self, extra_arguments=None):
-        if warm.ADDRESS in os.environ:
+        if warm.ADDRESS in os.environ:  # make runs where kernels are forked
             return [sys.executable, "-I", "-S", warm.__file__, self.connection_file]
         return super().format_kernel_cmd(extra_arguments)
 

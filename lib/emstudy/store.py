@@ -123,15 +123,12 @@ def _ends(path: Path) -> bool:
 
 def read_csv(path: Path, columns: Iterable[str], made_by: str) -> pd.DataFrame:
     """Read a table and check its columns. Raises UserError that names what to delete or run when it is absent or other."""
-    redo = f"delete it and run {made_by} again"
-    notebook = path.with_name(f"{made_by}{path.stem.removeprefix('judged') if made_by == 'judge' else ''}.ipynb")
-    if notebook.exists():  # which make goes by
-        redo = f"delete {paths.show(notebook)} and run again"
-    elif not path.exists():
-        todo = f"run `{made_by}`" if " " in made_by else f"run the {made_by} notebook for this cell"
-        raise UserError(f"{paths.show(path)} is not there: {todo} first")
+    notebook = path.with_name(f"{path.stem.replace('judged', 'judge') if made_by == 'judge' else made_by}.ipynb")
+    made = notebook.exists()  # which make goes by
+    redo = f"delete {paths.show(notebook)} and run again" if made else f"delete it and run {made_by} again"
     if not path.exists():
-        raise UserError(f"{paths.show(path)} is not there any more: {redo}")
+        first = f"run `{made_by}` first" if " " in made_by else f"run the {made_by} notebook for this cell first"
+        raise UserError(f"{paths.show(path)} is not there{f' any more: {redo}' if made else f': {first}'}")
     if path.suffix == ".csv" and not _ends(path):
         raise UserError(f"{paths.show(path)} is cut off: {redo}")
     names = table(path, redo, nrows=0).columns
