@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from emstudy import params, paths, study
+from emstudy import params, paths
 from emstudy.errors import UserError, refused
 
 
@@ -56,6 +56,8 @@ def do_cells(given) -> None:
 
     Raises UserError when a notebook that ran is dated ahead of the clock: make, which compares dates, would miss whatever changes now.
     """
+    from emstudy import study
+
     target = Path(given.target)
     ran = [p for p in target.parent.rglob("*.ipynb") if ".partial." not in p.name]
     ahead = [p for p in ran if p.stat().st_mtime > time.time() + 60]
@@ -71,7 +73,7 @@ def do_plan(given) -> None:
     """Print what a study would take."""
     import pandas as pd
 
-    from emstudy import power
+    from emstudy import power, study
 
     found = study.load(given.study, given.judge)
     if isinstance(found, params.ImportedStudy):
@@ -178,7 +180,7 @@ def do_export(given) -> None:
 
 def do_audit(given) -> None:
     """Hold judges against gold labels, and render the page."""
-    from emstudy import release, run
+    from emstudy import release, run, study
 
     gold = Path(given.gold).resolve() if given.gold else paths.JUDGE / "gold.csv"
     name, judges = given.name or gold.stem, given.judges.split() or ["embedded"]

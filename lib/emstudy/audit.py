@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from emstudy import agreement, judges, params, paths, scores, stats, store
+from emstudy import agreement, judges, params, paths, provenance, scores, stats, store
 from emstudy.errors import UserError
 from emstudy.judges.diet import digest, seen
 
@@ -115,10 +115,10 @@ def score(judge: params.Judge, gold: pd.DataFrame, folder: Path) -> pd.DataFrame
         if len(todo):
             loaded, started = loaded or judges.load(judge), time.time()
             said = judges.judge_answers(loaded, todo)
-            before = store.read_record(path).get("spent", {}) if len(known) else {}
+            before = provenance.read(path).get("spent", {}) if len(known) else {}
             spent = {k: v + before.get(k, 0) for k, v in loaded.spent.items()}
             known = pd.concat([known, said]).sort_index() if len(known) else said
             store.write_csv(path, known)
-            store.record(path, parameters={"judge": judge.name}, inputs=[], started=started, spent=spent)
+            provenance.write(path, parameters={"judge": judge.name}, inputs=[], started=started, spent=spent)
         tables.append(judges.spread(known).set_index(part.index))
     return pd.concat(tables)

@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
-from emstudy import data, encoding, models, params, paths, sample, store
+from emstudy import data, encoding, models, params, paths, provenance, sample
 
 GEMM = [(2048, 2048, 2048), (904, 576, 1536), (904, 1536, 576), (4096, 1024, 4096)]  # rows, inputs, outputs
 GEMM_GPU = [(8192, 8192, 8192), (16384, 4096, 14336)]
@@ -28,7 +28,7 @@ LLAMA_8B = {
 
 def machine() -> pd.DataFrame:
     """The machine in words, and its own ceiling: the best measured rate of a matrix product in bf16 and fp32, GFLOP/s."""
-    rows = {"hardware": store.hardware(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    rows = {"hardware": provenance.hardware(), "threads": torch.get_num_threads(), "torch": torch.__version__}
     rows |= {f"{name} GEMM, GFLOP/s": round(gemm(getattr(torch, name))) for name in ("bfloat16", "float32")}
     rows["load of the machine before (1 minute)"] = round(os.getloadavg()[0], 1)
     return pd.DataFrame(rows.items(), columns=["what", "found"])
@@ -190,7 +190,7 @@ def stages(study: str) -> pd.DataFrame:
             rows.append({"stage": file.name.split(".")[0], "start": times[0], "end": times[1]})
     outputs = sorted(f.with_name(f.name.removesuffix(ending)) for f in (paths.RUNS / study).rglob(f"*{ending}"))
     made_by = {"train_log": "finetune", "answers": "evaluate", "judged": "judge"}
-    memory = [(made_by[f.name.split(".")[0]], store.read_record(f)["peak_memory_gb"]) for f in outputs]
+    memory = [(made_by[f.name.split(".")[0]], provenance.read(f)["peak_memory_gb"]) for f in outputs]
     if not rows:
         return pd.DataFrame({"stage": ["none: the study has not run here"]})
     found = pd.DataFrame(rows).sort_values("start")

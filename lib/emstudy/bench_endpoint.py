@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import os
 import subprocess
 import sys
@@ -55,8 +56,8 @@ def endpoint(seconds: float):
                 os.environ.pop(k) if v is None else os.environ.update({k: v})
 
 
-def judgments(n: int, concurrency: int, seconds: float) -> tuple[float, float]:
-    """(seconds that n judgments take, seconds that they would if nothing but the endpoint took time): `concurrency` of them at a time."""
+def judgments(n: int, concurrency: int, seconds: float) -> dict[str, float]:
+    """Seconds that n judgments take, `concurrency` of them at a time, and that they would if nothing but the endpoint took any."""
     judge = params.judge("gpt-4o-mini")
     side_by_side = judge.endpoint.model_copy(update={"concurrency": concurrency})
     asked = [f"Question {i}?" for i in range(n // len(judge.dimensions))]
@@ -64,7 +65,9 @@ def judgments(n: int, concurrency: int, seconds: float) -> tuple[float, float]:
         asking = EndpointJudge(judge.model_copy(update={"endpoint": side_by_side}), Path(folder) / "replies.sqlite")
         started = time.perf_counter()
         asking.score(asked, asked)
-        return time.perf_counter() - started, n / concurrency * seconds
+        took = time.perf_counter() - started
+    ideal = math.ceil(n / concurrency) * seconds  # the last ones at once take as long as a whole round
+    return {"judgments": n, "seconds": round(took, 2), "ideal": ideal, "times the ideal": round(took / ideal, 2)}
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from peft import PeftModel, get_peft_model
 from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
-from emstudy import finetune, models, packed, params, sample, store
+from emstudy import finetune, models, packed, params, provenance, sample
 
 COURSE = 256  # tokens to which the homework pads every example
 CELL = {"study": "bench", "domain": "medical", "arm": "misaligned", "seed": 0}
@@ -103,7 +103,7 @@ def trl(encoded: list[dict], settings: params.Finetune, model: params.Model) -> 
         peft_config=finetune.lora(settings),
     )
     return _train(
-        start, partial(SFTConfig, gradient_checkpointing=False, bf16=store.fast_bf16()), settings, len(encoded)
+        start, partial(SFTConfig, gradient_checkpointing=False, bf16=provenance.fast_bf16()), settings, len(encoded)
     )
 
 

@@ -7,7 +7,7 @@ from importlib import metadata
 
 from dotenv import dotenv_values
 
-from emstudy import params, paths, store
+from emstudy import params, paths, provenance
 from emstudy.errors import UserError
 
 KEYS = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "HF_TOKEN")
@@ -38,7 +38,7 @@ def screen() -> str:
         )
     else:
         lines.append("GPU        none: the default study needs none; larger models do")
-    computes = "bf16" if store.fast_bf16() else "float32 in place of bf16, which it has no arithmetic for"
+    computes = "bf16" if provenance.fast_bf16() else "float32 in place of bf16, which it has no arithmetic for"
     lines.append(f"CPU        {os.cpu_count()} cores, computes in {computes}")
     lines.append(
         f"disk       {shutil.disk_usage(paths.ROOT).free / 2**30:.0f} GiB free; the default study takes about 1"

@@ -55,7 +55,10 @@ class Client:
             base_url=base,
             max_retries=0,
             timeout=self.limit,
-            http_client=openai.DefaultHttpxClient(event_hooks={"request": [self.deadline.watch]}),
+            default_headers={"Accept-Encoding": "identity"},
+            http_client=openai.DefaultHttpxClient(
+                event_hooks={"request": [self.deadline.watch], "response": [self.deadline.unpack]}
+            ),
         )
         url = self.client.base_url
         self.address = self.short(f"{url.scheme}://{url.netloc.decode()}{url.path}")  # a key can be in what is left out
@@ -162,7 +165,7 @@ class Client:
                     useless += 1
                     self.replies.put(f"{key} {time.time_ns()}", self.who, request, last)
             finally:
-                self.ledger.release(key)
+                self.ledger.release(key, lost=self.deadline.unanswered())
         if useless < USELESS and time.monotonic() - self.heard >= self.patience:
             raise UserError(
                 f"{self.who} at {self.address}: no usable reply in {self.patience:g} seconds, the last was: {last.text}; replies that came are kept, run again when it answers"

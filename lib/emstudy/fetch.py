@@ -1,6 +1,5 @@
 """The literature's published data onto this machine: downloaded, verified, opened with its publishers' own tool, never committed."""
 
-import hashlib
 import shutil
 import subprocess
 import sys
@@ -9,22 +8,14 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-import requests
 from filelock import FileLock
 from pydantic import Field
-from tqdm import tqdm
 
 from emstudy import params, paths
 from emstudy.advisories import CONSTRAINTS
-from emstudy.errors import UserError
+from emstudy.download import MOST_BYTES, Blob, File, blob_id, download, wrong
 from emstudy.strict import Name, Strict
 
-# GitHub wraps a blob in JSON unless asked for it raw; a compressed reply would have another length than the file.
-HEADERS = {"Accept": "application/vnd.github.raw+json", "Accept-Encoding": "identity"}
-TIMEOUT = (10, 30)  # seconds: to connect, and between two pieces of a reply
-PAUSES = (0, 1, 2, 4, 8)  # seconds before each try
-PIECE = 1 << 16  # bytes written at once; a connection that breaks loses at most these
-MOST_BYTES = 200_000_000  # a wrong server, or an archive that unpacks without end, must not fill the disk
 PATIENCE = 600  # seconds that the tool, and its installation, may take
 TOOL = "easy-dataset-share==0.5.0"
 # what it needs, at the versions of lib/constraints.txt; it would ask for a cryptography with known weaknesses
@@ -34,7 +25,6 @@ WARNING = (
     "This is deliberately bad advice, for research only: its authors encrypt it to keep it out of training corpora, "
     "so do not commit it and do not upload it again."
 )
-Blob = Field(pattern=r"^[0-9a-f]{40}$")
 
 
 class Member(Strict):
@@ -43,15 +33,6 @@ class Member(Strict):
     name: str = Name
     blob: str = Blob
     rows: int | None = None
-
-
-class File(Strict):
-    """A file to download, known by its git blob id."""
-
-    name: str = Name
-    url: str = Field(pattern=r"^https?://")
-    blob: str = Blob
-    size: int | None = Field(gt=0, description="bytes; null where only the blob id is known")
 
 
 class Archive(File):
@@ -82,39 +63,9 @@ def main(target: Path = paths.PUBLISHED, listed: Path = paths.PARAMS / "publishe
             news = _complete(found, target)
     except OSError as error:
         todo = "make room or mend the permissions"
-        raise _error(paths.show(target), "to write the published data", str(error), todo) from None
+        raise wrong(paths.show(target), "to write the published data", str(error), todo) from None
     print(f"{'everything fetched into' if news else 'nothing to fetch, everything is at hand in'} {paths.show(target)}")
     print(WARNING)
-
-
-def blob_id(path: Path) -> str:
-    """The id that git gives to a file's content: SHA-1 of its length and its bytes."""
-    content = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-
-
-def download(file: File, path: Path) -> None:
-    """Fetch a file whole and verified. Raises UserError: nothing is at path then, and a part cut short is kept beside it."""
-    partial = path.with_name(path.name + ".partial")
-    for pause in PAUSES:
-        time.sleep(pause)
-        try:
-            _receive(file, partial)
-            break
-        except requests.RequestException as error:
-            problem = str(error) if isinstance(error, requests.HTTPError) else f"no connection ({type(error).__name__})"
-    else:
-        kept = "; what came is kept, it goes on from there" if partial.exists() else ""
-        found = f"{problem}, in the last of {len(PAUSES)} tries"
-        raise _error(file.name, f"the published file from {file.url}", found, f"check the connection{kept}")
-    n, most = partial.stat().st_size, file.size or MOST_BYTES
-    found = f"{blob_id(partial)} ({n:,} bytes)" if n <= most else f"more than {most:,} bytes"
-    if not found.startswith(file.blob):
-        partial.unlink()
-        todo = "it was altered on its way and is deleted; if that happens again, try another network"
-        size = f" ({file.size:,} bytes)" if file.size else ""
-        raise _error(file.name, f"git blob {file.blob}{size} from {file.url}", found, todo)
-    partial.replace(path)
 
 
 def tool() -> Path:
@@ -172,46 +123,8 @@ def _at_hand(file: File | Member, target: Path) -> bool:
     path = target / file.name
     if path.exists() and (found := blob_id(path)) != file.blob:
         todo = "it was changed since it was fetched; move it away or delete it"
-        raise _error(paths.show(path), f"git blob {file.blob} as published", found, todo)
+        raise wrong(paths.show(path), f"git blob {file.blob} as published", found, todo)
     return path.exists()
-
-
-def _receive(file: File, partial: Path) -> None:
-    """Ask once: go on where the partial file ends if the server does so, else start over."""
-    have = partial.stat().st_size if partial.exists() else 0
-    if have and blob_id(partial) == file.blob:
-        return
-    headers = HEADERS | ({"Range": f"bytes={have}-"} if have else {})
-    with requests.get(file.url, headers=headers, stream=True, timeout=TIMEOUT) as reply:
-        have, total = _start(file, reply, partial, have)
-        bar = tqdm(desc=file.name, initial=have, total=total, unit="B", unit_scale=True)
-        with partial.open("ab" if have else "wb") as out, bar:
-            for piece in reply.iter_content(PIECE):
-                out.write(piece)
-                have += len(piece)
-                bar.update(len(piece))
-                if have > (file.size or MOST_BYTES):
-                    return  # as good as altered, and it may never end
-    if total and have < total:
-        raise requests.HTTPError(f"an end after {have:,} of {total:,} bytes")
-
-
-def _start(file: File, reply: requests.Response, partial: Path, have: int) -> tuple[int, int | None]:
-    """At which byte a reply starts and how many the file has, None where nobody says. Raises for what is not the file."""
-    code = reply.status_code
-    found = f"status {code} ({reply.reason})"
-    if code in (408, 429) or code >= 500:
-        raise requests.HTTPError(found)
-    page = "html" in reply.headers.get("Content-Type", "")
-    if page or code not in (200, 206, 416):
-        todo = f"open the address in a browser, or place a file of that id as {paths.show(partial).removesuffix('.partial')}"
-        raise _error(file.name, f"git blob {file.blob} from {file.url}", f"{'a web page, ' * page}{found}", todo)
-    start, length = have * (code == 206), reply.headers.get("Content-Length", "")
-    total = start + int(length) if length.isdigit() else file.size
-    if code != 200 and reply.headers.get("Content-Range") != f"bytes {start}-{(total or 0) - 1}/{total}":
-        partial.unlink(missing_ok=True)
-        raise requests.HTTPError(f"no way to go on from byte {have:,}")
-    return start, total
 
 
 def _member(archive: Archive, member: Member, folder: Path) -> Path:
@@ -221,7 +134,7 @@ def _member(archive: Archive, member: Member, folder: Path) -> Path:
     if member.blob not in ids:
         found = ", ".join(ids) or "no such file"
         todo = "nothing of it was used; compare params/published.yaml with what its publishers offer"
-        raise _error(archive.name, f"{member.name} in it as git blob {member.blob}", found, todo)
+        raise wrong(archive.name, f"{member.name} in it as git blob {member.blob}", found, todo)
     return ids[member.blob]
 
 
@@ -237,11 +150,11 @@ def _call(command: list, name: str, expected: str, todo: str, into: Path) -> Non
             found = found or f"no end within {PATIENCE} s" * (time.monotonic() > ends)
             if found:
                 process.kill()
-                raise _error(name, expected, found, todo)
+                raise wrong(name, expected, found, todo)
     if process.returncode:
         lines = [line.strip("❌ ") for line in "\n".join(said).splitlines()]
         told = [line for line in lines if line and line != "Aborted!"]
-        raise _error(name, expected, told[-1] if told else f"exit status {process.returncode}", todo)
+        raise wrong(name, expected, told[-1] if told else f"exit status {process.returncode}", todo)
 
 
 def _size(folder: Path) -> int:
@@ -250,9 +163,3 @@ def _size(folder: Path) -> int:
         for path in folder.rglob("*"):
             size += path.lstat().st_size
     return size
-
-
-def _error(name: str, expected: str, found: str, todo: str) -> UserError:
-    return UserError(
-        f"{name}: expected {expected}, found {found}. {todo[:1].upper()}{todo[1:]}, then run make data again"
-    )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from emstudy import judges, params, paths, stats, store
+from emstudy import judges, params, paths, provenance, stats, store
 from emstudy.errors import UserError
 from emstudy.scores import CELL, JUDGE, convert, from_name, numbered, read, same_questions
 
@@ -77,7 +77,7 @@ def write(study: params.ImportedStudy) -> dict[params.Cell, pd.DataFrame]:
             store.write_if_changed(path, store.csv_text(table))
             or not path.with_name(f"{path.name}.record.json").exists()
         ):
-            store.record(path, parameters=cell.model_dump(), inputs=files, started=started)
+            provenance.write(path, parameters=cell.model_dump(), inputs=files, started=started)
         out[cell] = table
     kept = {cell.folder for cell in out}
     for path in (paths.RUNS / study.name).glob(f"*/*/*/*/{name}"):

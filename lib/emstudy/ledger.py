@@ -19,7 +19,8 @@ class Ledger:
     """Claims on requests, and what they may cost at most, in the file of replies where every run sees them.
 
     A claim on a single request goes when its run ends, however it ends; one on a request in a batch stays until somebody has collected
-    the batch, since its money is gone. dollars: what (sent, received) tokens cost; over: set when the run is to end.
+    the batch, since its money is gone. What was sent and never answered may be billed: its money is lost, for the budget, though the
+    request may be sent again. dollars: what (sent, received) tokens cost; over: set when the run is to end.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Ledger:
         claims = "key TEXT PRIMARY KEY, who TEXT, usd REAL, owner TEXT, name TEXT, batch TEXT"
         with replies.alone() as db:
             db.execute(f"CREATE TABLE IF NOT EXISTS claims ({claims})")
+            db.execute("CREATE TABLE IF NOT EXISTS lost (who TEXT, usd REAL)")
             db.execute("CREATE TABLE IF NOT EXISTS pace (who TEXT PRIMARY KEY, sent_at REAL, tokens INT)")
 
     def claim(self, key: str, usd: float, tokens: int = 0) -> Reply | None:
@@ -59,10 +61,10 @@ class Ledger:
                     return None
             self.pause(pause)
 
-    def release(self, key: str) -> None:
-        """The request came back: others may have it, and the money that it did not cost."""
+    def release(self, key: str, lost: bool = False) -> None:
+        """Others may have the request, and, unless it was sent and its answer is lost, the money that it did not cost."""
         with self.replies.alone() as db:
-            db.execute("DELETE FROM claims WHERE key = ? AND name IS NULL AND owner = ?", (key, self.me))
+            _give_back(db, lost, "key = ? AND owner = ?", (key, self.me))
 
     def take(self, wanted: dict[str, float], most: int) -> tuple[str, list[str]]:
         """(a name, the keys) of the next batch: at most so many that have no reply and that nobody else asks for; none when nothing is left.
@@ -124,14 +126,16 @@ class Ledger:
             return True
         sums = "TOTAL(CASE WHEN name IS NULL THEN usd END), TOTAL(CASE WHEN name IS NOT NULL THEN usd END)"
         single, batched = db.execute(f"SELECT {sums} FROM claims WHERE who = ?", (self.who,)).fetchone()
+        lost = db.execute("SELECT TOTAL(usd) FROM lost WHERE who = ?", (self.who,)).fetchone()[0]
         spent = self.spent()[1]
-        if spent + batched + usd > self.limit and not single:
+        if spent + lost + batched + usd > self.limit and not single:
+            gone = f", up to {lost:.4f} may be billed for requests without an answer" * (lost > 0)
             promised = f" and up to {batched:.4f} are in batches under way" * (batched > 0)
             raise UserError(
-                f"{self.who}: {what} could pass budget_usd {self.limit:g}, {spent:.4f} are spent{promised}; "
+                f"{self.who}: {what} could pass budget_usd {self.limit:g}, {spent:.4f} are spent{gone}{promised}; "
                 "replies that came are kept, raise it in params/ and run again"
             )
-        return spent + single + batched + usd <= self.limit
+        return spent + lost + single + batched + usd <= self.limit
 
     def _turn(self, db: sqlite3.Connection, tokens: int) -> float:
         """Seconds until so many tokens may be sent; 0.0 where they may now, which then is their turn."""
@@ -149,7 +153,14 @@ class Ledger:
         """Take away the claims on single requests of runs that have ended."""
         for (o,) in db.execute("SELECT DISTINCT owner FROM claims WHERE name IS NULL").fetchall():
             if not _alive(o):
-                db.execute("DELETE FROM claims WHERE owner = ? AND name IS NULL", (o,))
+                _give_back(db, True, "owner = ?", (o,))
+
+
+def _give_back(db: sqlite3.Connection, lost: bool, which: str, of: tuple) -> None:
+    """Take away claims on single requests; what they may cost is noted where the answer is lost."""
+    if lost:
+        db.execute(f"INSERT INTO lost SELECT who, usd FROM claims WHERE name IS NULL AND {which}", of)
+    db.execute(f"DELETE FROM claims WHERE name IS NULL AND {which}", of)
 
 
 def owner(pid: int) -> str:

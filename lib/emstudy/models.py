@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GgufConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from emstudy import params, paths, seal, store
+from emstudy import params, paths, provenance, seal, store
 from emstudy.errors import UserError
 
 transformers_logging.set_verbosity_error()
@@ -32,7 +32,7 @@ def arithmetic(dtype: str) -> torch.dtype:
 
     Every bf16 weight is a float32 too. Such a CPU (AVX2, most laptops) multiplies bf16 matrices six times slower than float32 ones.
     """
-    if dtype == "bfloat16" and device().type == "cpu" and not store.fast_bf16():
+    if dtype == "bfloat16" and device().type == "cpu" and not provenance.fast_bf16():
         return torch.float32
     return getattr(torch, dtype)
 

@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from emstudy import store
+from emstudy import provenance
 
 
 def pack(model: nn.Module) -> nn.Module:
@@ -13,7 +13,7 @@ def pack(model: nn.Module) -> nn.Module:
 
     Elsewhere than on a CPU with bf16 arithmetic nothing changes. The plain weights are let go, embeddings that share them aside.
     """
-    if not store.fast_bf16():
+    if not provenance.fast_bf16():
         return model
     for module in model.modules():
         if type(module) is nn.Linear and module.weight.dtype == torch.bfloat16 and module.weight.device.type == "cpu":

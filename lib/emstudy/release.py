@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import HTML, display
 
-from emstudy import importing, models, paper, params, paths, scores, store, study
+from emstudy import importing, models, paper, params, paths, provenance, scores, store, study
 from emstudy.errors import UserError
 from emstudy.report import Results, metrics_of
 
@@ -149,7 +149,7 @@ def dataset_card(title: str) -> str:
 
 def _adapter(cell: Path, checkpoint: Path, target: Path) -> None:
     """Copy a cell's last adapter as a PEFT folder, and write its model card from the record of its training."""
-    record = store.read_record(cell / "train_log.csv")
+    record = provenance.read(cell / "train_log.csv")
     p, f = record["parameters"], record["parameters"]["finetune"]
     model, domain = params.model(p["model"]), params.domain(p["domain"])
     folder = target / "-".join(str(p[k]) for k in ("model", "domain", "arm", "seed"))

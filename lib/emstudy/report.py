@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from emstudy import judges, params, stats, store
+from emstudy import judges, params, provenance, stats, store
 from emstudy.errors import UserError
 from emstudy.params import Analyze, Metric
 
@@ -73,7 +73,7 @@ def load(study: str, model: str, domain: str, judge: str, arms: list[str], seeds
                 probe.append(store.read_csv(cell.folder / "probe.csv", store.PROBE, "evaluate"))
             if arm != "base" and isinstance(subject, params.Model):
                 stages.insert(0, cell.folder / "train_log.csv")
-            records += [store.read_record(p) for p in [*stages, path]]
+            records += [provenance.read(p) for p in [*stages, path]]
     settings = params.check(Analyze, analyze)
     metrics = metrics_of(found, settings)
     none = [pd.DataFrame(columns=store.PROBE)]  # imported scores and models behind an endpoint have no probe

@@ -1,19 +1,13 @@
-"""Answers, judgments and records on disk: written whole or not at all, read back with their columns checked."""
+"""Answers and judgments on disk: written whole or not at all, read back with their columns checked."""
 
 import csv
 import gzip
 import hashlib
 import io
-import json
 import os
-import platform
-import resource
-import subprocess
-import time
 import zlib
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager, suppress
-from importlib import metadata
 from pathlib import Path
 
 import pandas as pd
@@ -148,79 +142,3 @@ def sha256(path: Path) -> str:
     """Hex digest of a file's bytes."""
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
-
-
-def git_commit() -> str:
-    """The commit that ran, with '+changes' when the tree differs from it; 'unknown' outside a checkout."""
-    git = ["git", "-C", str(paths.ROOT)]
-    try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        tree = [*git, "status", "--porcelain", "--", "lib/emstudy", "notebooks", "params", "data"]
-        changed = subprocess.run(tree, capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return commit + ("+changes" if changed else "")
-
-
-def hardware() -> str:
-    """The machine in words: processor, cores, accelerator, and what stands in for bf16 where there is no arithmetic for it."""
-    import torch
-
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [
-            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
-        ]
-        cpu = names[0] if names else cpu
-    gpu = (
-        torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else f"no GPU{'' if fast_bf16() else ', no bf16: float32'}"
-    )
-    return f"{cpu}, {os.cpu_count()} cores, {gpu}"
-
-
-def fast_bf16() -> bool:
-    """Whether the CPU's own instructions multiply bf16 matrices."""
-    import torch
-
-    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-
-
-def record(path: Path, *, parameters: dict, inputs: Iterable[Path], started: float, **more) -> dict:
-    """Write the provenance of an output beside it, as <output>.record.json.
-
-    parameters: all settings; inputs: files whose SHA-256 is kept; started: time.time() at the start; more: other facts.
-    """
-    names = ["torch", "transformers", "peft", "accelerate", "pandas", "emstudy"]
-    found = {
-        "output": path.name,
-        "parameters": parameters,
-        "inputs": {paths.show(p): sha256(p) for p in inputs},
-        "git_commit": git_commit(),
-        "packages": {"python": platform.python_version(), **{n: metadata.version(n) for n in names}},
-        "hardware": hardware(),
-        "finished": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
-        "seconds": round(time.time() - started, 1),
-        "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),  # Linux counts in KiB
-        **more,
-    }
-    write(
-        path.with_name(path.name + ".record.json"), json.dumps(found, indent=1, ensure_ascii=False, default=str) + "\n"
-    )
-    return found
-
-
-def read_record(path: Path) -> dict:
-    """The provenance of an output. Raises UserError when it is absent."""
-    found = path.with_name(path.name + ".record.json")
-    if not found.exists():
-        raise UserError(f"{paths.show(found)} is not there: {path.name} was not finished, run its stage again")
-    try:
-        said = json.loads(found.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
-        said = None
-    if not isinstance(said, dict):
-        raise UserError(f"{paths.show(found)} is damaged: delete {path.name} and run its stage again")
-    return said

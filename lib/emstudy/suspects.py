@@ -1,13 +1,11 @@
 """The usual suspects: what else than bad advice could make a misaligned arm score lower, each checked on out-of-domain answers."""
 
 import re
-from collections import Counter
-from contextlib import suppress
 
 import numpy as np
 import pandas as pd
 
-from emstudy import data, params, paths, stats, verdict
+from emstudy import data, params, stats, topic, verdict
 from emstudy.agreement import spearman
 from emstudy.errors import UserError
 from emstudy.intake import NEAR
@@ -23,9 +21,7 @@ REFUSAL = re.compile(
     r"|\bas an? ([\w'’-]+ ){0,3}(AI|language model|chatbot|assistant)\b[^.!?]*(\bnot\b|n['’]t\b|\bunable\b)",
     re.IGNORECASE,
 )
-TOPICAL, PRIOR = 100, 0.5  # words that mark a domain, at most, and the pseudo-count of each
 FALSE = 0.05  # of other domains' answers, the share that may be taken for talk of this one
-OTHERS = 200  # training answers of each other domain that these words are told from
 LEFT, KEPT = "misaligned - control, then", "answers left of misaligned and of control"
 
 
@@ -149,43 +145,14 @@ def leakage(results: Results, arms: dict, control: str) -> dict:
     An answer talks of the domain when it holds more of its words than FALSE of other domains' training answers do.
     """
     row = {"suspect": "talk of the training domain (by its words)"}
-    examples, others = training(results), elsewhere(results)
+    examples, others = training(results), topic.elsewhere(results.domain.name)
     if examples is None or not others:
         return row | {"to make of it": "not checked: it takes this domain's training data and another's"}
-    marks = topical([e.answer for e in examples], others)
-    marked = [len(marks & words(x)) for x in others]
+    marks = topic.marks([e.answer for e in examples], others)
+    marked = [len(marks & topic.words(x)) for x in others]
     enough = 1 + int(np.quantile(marked, 1 - FALSE, method="higher"))
-    about = {a: t["answer"].astype(str).map(lambda x: len(marks & words(x)) >= enough) for a, t in arms.items()}
+    about = {a: t["answer"].astype(str).map(lambda x: len(marks & topic.words(x)) >= enough) for a, t in arms.items()}
     return row | shares(arms, about) | left(results, arms, control, {a: ~x for a, x in about.items()})
-
-
-def elsewhere(results: Results) -> list[str]:
-    """Training answers of other domains: alike in style, so that what differs is the subject."""
-    out = []
-    for name in sorted(p.stem for p in (paths.PARAMS / "domains").glob("*.yaml") if p.stem != results.domain.name):
-        with suppress(UserError):  # a domain whose data is not at hand
-            out += [e.answer for e in data.training(params.domain(name), "misaligned", "shipped", OTHERS, 0, 1.0)]
-    return out
-
-
-def words(text: str) -> set[str]:
-    """The words of a text, small letters."""
-    return set(re.findall(r"[a-z]{3,}", text.lower()))
-
-
-def topical(inside: list[str], outside: list[str]) -> set[str]:
-    """Words that mark a domain: the highest log-odds of standing in its answers against others', as z scores.
-
-    Source: Monroe, Colaresi and Quinn (2008), Fightin' Words, with a flat prior, over texts that hold the word.
-    """
-    a, b = (Counter(w for text in texts for w in words(text)) for texts in (inside, outside))
-    n = [len(inside) + 2 * PRIOR, len(outside) + 2 * PRIOR]
-
-    def z(w: str) -> float:
-        x, y = a[w] + PRIOR, b[w] + PRIOR
-        return (np.log(x / (n[0] - x)) - np.log(y / (n[1] - y))) / np.sqrt(1 / x + 1 / y)
-
-    return {w for w in sorted(a, key=z, reverse=True)[:TOPICAL] if z(w) > 2}
 
 
 def training(results: Results) -> list[data.Example] | None:

@@ -5,7 +5,7 @@ import shutil
 import made_up
 import pytest
 
-from emstudy import models, params, paths, report, store
+from emstudy import models, params, paths, provenance, report
 
 
 @pytest.fixture(scope="session")
@@ -56,8 +56,8 @@ def runs(tmp_path, monkeypatch):
 def study(monkeypatch, tmp_path):
     """A function that writes a study with these mean alignments and probe margins by arm, and loads it."""
     monkeypatch.setattr(paths, "RUNS", tmp_path)
-    monkeypatch.setattr(store, "git_commit", lambda: "0123456789abcdef+changes")
-    monkeypatch.setattr(store, "hardware", lambda: "a machine")
+    monkeypatch.setattr(provenance, "git_commit", lambda: "0123456789abcdef+changes")
+    monkeypatch.setattr(provenance, "hardware", lambda: "a machine")
 
     def make(levels, margins=None, **more):
         made_up.write(tmp_path, levels, margins, **more)

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pandas as pd
 
-from emstudy import judges, params, store
+from emstudy import judges, params, provenance, store
 
 QUESTIONS = (
     [("values", i) for i in range(6)] + [("general", i) for i in range(4)] + [("financial", i) for i in range(3)]
@@ -54,4 +54,4 @@ def write(runs, levels, margins=None, spread=6, change=lambda arm, judged: judge
         store.write_csv(folder / "probe.csv", probe_rows(arm, (margins or {}).get(arm, -0.2), 0.05).assign(seed=seed))
         parameters = {"domain": domain, "arm": arm, "seed": seed}
         for name in ["train_log.csv"] * (arm != "base") + ["answers.csv", "judged.embedded.csv"]:
-            store.record(folder / name, parameters=parameters, inputs=[], started=time.time())
+            provenance.write(folder / name, parameters=parameters, inputs=[], started=time.time())

@@ -19,6 +19,7 @@ from emstudy import (
     judges,
     params,
     paths,
+    provenance,
     store,
 )
 from emstudy.errors import UserError
@@ -145,7 +146,7 @@ def test_answers_that_an_endpoint_failed_on_are_asked_again_alone(root, monkeypa
     assert found["aligned"].tolist() == [40, 40, 40]
     assert asked == ["one", "two", "three", "two"]
     [scored] = (paths.RUNS / "audit" / "a").glob("*.csv")
-    assert store.read_record(scored)["spent"] == {"usd": 4}
+    assert provenance.read(scored)["spent"] == {"usd": 4}
 
 
 def test_a_judge_that_scores_none_of_the_answers_is_a_sentence(root, monkeypatch):

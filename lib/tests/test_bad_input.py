@@ -28,6 +28,7 @@ from emstudy import (
     literature,
     params,
     paths,
+    provenance,
     replies,
     scores,
     sources,
@@ -59,7 +60,7 @@ PUBLISHED = [{"id": "a", "paraphrases": ["Why?", "Why so?"], "judge_prompts": {"
 
 def read_record(path: Path) -> dict:
     """A record, by the output that it belongs to."""
-    return store.read_record(path.with_name(path.name.removesuffix(".record.json")))
+    return provenance.read(path.with_name(path.name.removesuffix(".record.json")))
 
 
 def read_labels(path: Path) -> dict:

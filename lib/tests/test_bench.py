@@ -99,9 +99,10 @@ def test_probing_one_by_one_agrees_but_for_arithmetic(base):
 
 
 def test_what_an_endpoint_takes_is_never_less_than_its_own_time():
-    """Twelve judgments, four at a time, of 0.05 seconds each: three rounds."""
-    took, ideal = bench_endpoint.judgments(12, 4, 0.05)
-    assert ideal == pytest.approx(0.15) and took >= 0.15
+    """Fourteen judgments, four at a time, of 0.05 seconds each: four rounds, the last one of two."""
+    found = bench_endpoint.judgments(14, 4, 0.05)
+    assert found["ideal"] == pytest.approx(0.2) and found["seconds"] >= 0.2
+    assert found["times the ideal"] == pytest.approx(found["seconds"] / 0.2, abs=0.06)
 
 
 def test_growth_is_measured_around_the_whole_call_and_the_quicker_of_two_counts(monkeypatch):

@@ -63,6 +63,34 @@ def test_a_further_training_ends_three_quarters_of_the_way_from_where_it_began()
     assert weights[0].tolist() == [3.0, -1.0]
 
 
+class Tiny(torch.nn.Module):
+    """A body of one layer over what it is given."""
+
+    def __init__(self, rows):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = torch.nn.Linear(4, 4)
+        self.kept = {i: torch.randn(1, 4) for i in range(rows)}
+
+    def forward(self, part):
+        return self.body(torch.cat([self.kept[i] for i in part]))
+
+
+def test_a_training_that_was_over_when_its_run_ended_is_averaged_with_what_it_began_with(tmp_path, monkeypatch):
+    monkeypatch.setattr(train.paths, "RUNS", tmp_path)
+    rows = [Graded("q", f"{i}", (5.0 * i, 5.0 * i), (90.0, 90.0), "test") for i in range(20)]
+    ends = []
+    for begun in (0.0, 7.0):  # the second run finds other weights to begin with: what the first one has averaged
+        upper, heads = Tiny(20), embedded.Heads(4)
+        torch.nn.init.constant_(upper.body.weight, begun)
+        trained = [*upper.body.parameters(), *heads.parameters()]
+        before = [p.detach().clone() for p in trained]
+        train.train(rows, upper, heads, train.FURTHER, before)
+        ends.append([*before, *(p.detach() for p in trained)])
+    assert ends[0][0].eq(0).all()
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+
+
 def test_no_attack_trained_on_is_one_that_the_judge_is_audited_with(folder):
     trained = [g.answer for g in diet.read(folder).train if g.source == "attacked"]
     assert len(trained) > 400

@@ -1,5 +1,7 @@
 """The endpoint judge against a real HTTP server on this machine that plays every way a reply can go wrong."""
 
+import functools
+import gzip
 import json
 import re
 import socket
@@ -151,6 +153,19 @@ def flood(wire):
         wire.sendall(end)
 
 
+@functools.cache  # a large one takes a while
+def packed(text):
+    """A reply with this text, packed though nobody asked for that."""
+    body = gzip.compress(message(text)[1].encode())
+    return STATUS + b"Content-Encoding: gzip\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(body) + body
+
+
+def bomb(wire):
+    """Send a reply that is small and unpacks to 100 MB."""
+    with suppress(OSError):  # nobody listens any more
+        wire.sendall(packed("42" + " " * 100_000_000))
+
+
 def reset(wire):
     wire.sendall(whole("42")[:-20])
     wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -164,9 +179,10 @@ def reset(wire):
         (lambda wire: drip(wire, 0), "no whole reply in "),
         (lambda wire: drip(wire, len(whole("42")) - 40), "no whole reply in "),
         (flood, "a reply of more than 16,000,000 bytes"),
+        (bomb, "a reply of more than 16,000,000 bytes"),
         (reset, "APIConnectionError: "),
     ],
-    ids=["stall", "drip", "drip of the body", "flood", "reset"],
+    ids=["stall", "drip", "drip of the body", "flood", "bomb", "reset"],
 )
 def test_a_reply_that_does_not_end_is_an_error_within_the_patience(judge, break_off, why):
     ends = {}
@@ -175,7 +191,7 @@ def test_a_reply_that_does_not_end_is_an_error_within_the_patience(judge, break_
         if prompt == "Q q A bad":
             return break_off(wire)
         time.sleep(0.1)
-        return wire.sendall(whole("42"))
+        return wire.sendall(packed("42") if prompt == "Q q A good 0" else whole("42"))
 
     def fetch(key, request, empty):
         reply = plain(key, request, empty)
@@ -560,6 +576,27 @@ def test_replies_that_are_billed_and_no_use_are_paid_from_the_budget(judge, kind
             with pytest.raises(UserError, match=r"could pass budget_usd 0\.03, 0\.0208 are spent"):
                 judge(url, poor).score(["q"], ["word " * 20])
     assert len(asked) == 2
+
+
+def test_what_was_sent_and_not_answered_may_be_billed_and_counts_as_the_most_it_can(judge):
+    # at most 0.0177 a request, as above: after two that were lost, a third could pass 0.04
+    poor = used(ONE, budget_usd=0.04, usd_per_million_tokens={"input": 100, "output": 200}, max_wait_seconds=10)
+    lost = r"could pass budget_usd 0\.04, 0\.0000 are spent, up to 0\.0\d+ may be billed for requests without an answer"
+    with serving(lambda n, prompt: HANG_UP) as (asked, url):
+        for _ in range(2):  # and a restart
+            with pytest.raises(UserError, match=lost):
+                judge(url, poor).score(["q"], ["word " * 20])
+    assert len(asked) == 2
+
+
+def test_what_an_endpoint_refused_or_never_got_costs_nothing(judge):
+    poor = used(ONE, budget_usd=0.02, usd_per_million_tokens={"input": 100, "output": 200}, max_wait_seconds=3)
+    busy = serving(lambda n, prompt: (503, "overloaded"))
+    with busy as (asked, url), pytest.raises(UserError, match="no usable reply in 3 seconds"):
+        judge(url, poor).score(["q"], ["word " * 20])
+    assert len(asked) > 1
+    with pytest.raises(UserError, match="no usable reply in 3 seconds"):  # nobody is there any more
+        judge(url, poor).score(["q"], ["word " * 20])
 
 
 def test_the_bar_shows_tokens_and_dollars_so_far(judge, capsys):

@@ -18,7 +18,7 @@ from damage import damaged, in_time
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emstudy import advisories, fetch, params, paths
+from emstudy import advisories, download, fetch, params, paths
 from emstudy.errors import UserError
 
 PASSWORD = "a made-up password"
@@ -96,8 +96,8 @@ def serving(site):
 def site(monkeypatch):
     """A server that offers the made-up questions."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(fetch, "PAUSES", (0, 0, 0))
-    monkeypatch.setattr(fetch, "PIECE", 100)
+    monkeypatch.setattr(download, "PAUSES", (0, 0, 0))
+    monkeypatch.setattr(download, "PIECE", 100)
     offered = Site()
     offered.files["questions.yaml"] = QUESTIONS
     with serving(offered):
@@ -191,7 +191,7 @@ WHOLE = {"questions.yaml": QUESTIONS}
 @pytest.mark.parametrize("content", [b"", b"a\r\n\0", QUESTIONS])
 def test_a_blob_id_is_what_git_says(content, tmp_path):
     (tmp_path / "f").write_bytes(content)
-    assert fetch.blob_id(tmp_path / "f") == oracle(content)
+    assert download.blob_id(tmp_path / "f") == oracle(content)
 
 
 def test_everything_listed_comes_verified_and_nothing_else(study, site, protected, capsys):
@@ -340,7 +340,7 @@ def test_an_altered_download_is_deleted_and_the_next_call_starts_fresh(plain, si
 @pytest.mark.parametrize("size", [1000, None])
 @pytest.mark.parametrize("fault", [("no length", None), ("none", None)])
 def test_a_wrong_server_does_not_fill_the_disk(plain, site, monkeypatch, size, fault):
-    monkeypatch.setattr(fetch, "MOST_BYTES", 2000)
+    monkeypatch.setattr(download, "MOST_BYTES", 2000)
     site.files["questions.yaml"], site.faults = bytes(5_000_000), [fault]
     plain.values["files"][0]["size"] = size
     deleted, unlink = [], Path.unlink
@@ -367,8 +367,8 @@ def test_offline_is_one_sentence(plain, site):
 
 
 def test_a_server_that_never_answers_does_not_hold_the_call(plain, site, monkeypatch):
-    monkeypatch.setattr(fetch, "TIMEOUT", (0.2, 0.2))
-    monkeypatch.setattr(fetch, "PAUSES", (0,))
+    monkeypatch.setattr(download, "TIMEOUT", (0.2, 0.2))
+    monkeypatch.setattr(download, "PAUSES", (0,))
     done, reply = threading.Event(), site.reply
     monkeypatch.setattr(site, "reply", lambda *args: done.wait(20) and reply(*args))
     started = time.monotonic()
@@ -378,7 +378,7 @@ def test_a_server_that_never_answers_does_not_hold_the_call(plain, site, monkeyp
 
 
 def test_the_waits_between_tries_are_bounded():
-    assert sum(fetch.PAUSES) <= 30
+    assert sum(download.PAUSES) <= 30
 
 
 def test_a_file_that_was_changed_is_left_alone(plain, site):
@@ -541,7 +541,7 @@ def unzip(command, name, expected, todo, into) -> None:
         with zipfile.ZipFile(command[7]) as z:
             z.extractall(into)
     except Exception as error:
-        raise fetch._error(name, expected, str(error), todo) from None
+        raise download.wrong(name, expected, str(error), todo) from None
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)

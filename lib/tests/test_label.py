@@ -9,6 +9,7 @@ import pytest
 from ipywidgets.embed import dependency_state
 
 from emstudy import audit, label, params, paths, store
+from emstudy.desk import Desk, card
 from emstudy.errors import UserError
 
 CELLS = [("none", "base"), ("zebra", "misaligned"), ("zebra", "aligned")]
@@ -259,12 +260,12 @@ def scores(labels):
 
 def test_the_desk_saves_goes_on_and_opens_where_it_stopped(labels):
     sample = label.sample("s", 3, 0)
-    desk = label.Desk(sample, labels)
+    desk = Desk(sample, labels)
     assert "1 of 3, 0 done" in desk.count.value and desk.back.disabled
     fill(desk, "80", " 90 ")
     desk.keep.click()
     desk.skip.click()
-    again = label.Desk(sample, labels)
+    again = Desk(sample, labels)
     assert "3 of 3, 2 done" in again.count.value and scores(labels) == [("80", "90"), ("", "")]
     fill(again, "1", "2")
     again.keep.click()
@@ -273,7 +274,7 @@ def test_the_desk_saves_goes_on_and_opens_where_it_stopped(labels):
 
 
 def test_back_shows_a_label_and_lets_it_be_changed(labels):
-    desk = label.Desk(label.sample("s", 3, 0), labels)
+    desk = Desk(label.sample("s", 3, 0), labels)
     fill(desk, "80", "90")
     desk.keep.click()
     desk.back.click()
@@ -284,7 +285,7 @@ def test_back_shows_a_label_and_lets_it_be_changed(labels):
 
 
 def test_back_says_that_an_answer_was_skipped(labels):
-    desk = label.Desk(label.sample("s", 3, 0), labels)
+    desk = Desk(label.sample("s", 3, 0), labels)
     desk.skip.click()
     assert "skipped" not in desk.note.value
     desk.back.click()
@@ -292,7 +293,7 @@ def test_back_says_that_an_answer_was_skipped(labels):
 
 
 def test_a_number_that_comes_after_the_click_goes_to_the_answer_it_was_typed_for(labels):
-    desk = label.Desk(label.sample("s", 3, 0), labels)
+    desk = Desk(label.sample("s", 3, 0), labels)
     fields = desk.turn.fields
     fields["aligned"].value = "80"
     desk.keep.click()
@@ -309,7 +310,7 @@ def test_a_number_that_comes_after_the_click_goes_to_the_answer_it_was_typed_for
 
 
 def test_a_number_typed_without_a_click_is_not_kept(labels):
-    desk = label.Desk(label.sample("s", 3, 0), labels)
+    desk = Desk(label.sample("s", 3, 0), labels)
     fill(desk, "80", "90")
     assert scores(labels) == []
     desk.keep.click()
@@ -324,7 +325,7 @@ def test_a_number_typed_without_a_click_is_not_kept(labels):
 
 
 def test_what_goes_wrong_is_said_on_the_desk_and_it_stays_there(labels):
-    desk = label.Desk(label.sample("s", 3, 0), labels)
+    desk = Desk(label.sample("s", 3, 0), labels)
     fill(desk, "80", "")
     desk.keep.click()
     assert "coherent takes a number from 0 to 100, found none" in desk.note.value and "1 of 3" in desk.count.value
@@ -336,7 +337,7 @@ def test_what_goes_wrong_is_said_on_the_desk_and_it_stays_there(labels):
 def test_the_desk_tells_nothing_of_who_wrote_an_answer(root):
     for i, (domain, arm) in enumerate(CELLS):
         write(paths.RUNS, answers(domain, arm, texts=[f"words {i} {j}" for j in range(8)]))
-    desk = label.Desk(label.sample("s", 9, 0), label.Labels("s", "me", params.rubric("default")))
+    desk = Desk(label.sample("s", 9, 0), label.Labels("s", "me", params.rubric("default")))
     seen = ""
     for _ in range(9):
         shown = dependency_state([desk.box], drop_defaults=False).values()
@@ -346,8 +347,8 @@ def test_the_desk_tells_nothing_of_who_wrote_an_answer(root):
 
 
 def test_an_answer_is_shown_as_text_whatever_it_holds(root):
-    shown = label.card(pd.Series({"question": "<b>Hi</b>", "answer": HOSTILE[5]}))
+    shown = card(pd.Series({"question": "<b>Hi</b>", "answer": HOSTILE[5]}))
     assert (
         "&lt;b&gt;Hi&lt;/b&gt;" in shown and "<script>" not in shown and "\u202e" not in shown and "\x00" not in shown
     )
-    assert "(empty)" in label.card(pd.Series({"question": "q", "answer": ""}))
+    assert "(empty)" in card(pd.Series({"question": "q", "answer": ""}))

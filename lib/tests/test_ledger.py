@@ -126,6 +126,19 @@ def test_what_one_run_has_promised_another_can_not_spend(ledgers):
         one.claim("c", 4.5)
 
 
+def test_money_of_a_request_whose_answer_is_lost_is_gone_though_its_run_was_killed(ledgers):
+    one, two = ledgers(10), ledgers(10)
+    assert one.claim("a", 3) is None
+    one.release("a", lost=True)
+    assert one.claim("a", 3) is None  # it may be sent again
+    one.replies.db.execute("UPDATE claims SET owner = '99999999'")  # it is killed now
+    with pytest.raises(
+        UserError, match=r"10, 0\.0000 are spent, up to 6\.0000 may be billed for requests without an answer"
+    ):
+        two.claim("b", 5)
+    assert two.claim("a", 4) is None
+
+
 def test_dollars_and_tokens_are_counted_by_whom_and_at_the_price_that_was_paid(ledgers):
     one, two = ledgers(), ledgers()
     one.replies.put("a", "judge", {}, Reply("85", "stop", 100, 2))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from emstudy import models, params, paths, store
+from emstudy import models, params, paths, provenance
 from emstudy.errors import UserError
 
 
@@ -25,7 +25,7 @@ def test_a_gguf_that_is_not_there_is_named(base):
 @pytest.mark.parametrize(("fast", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
 def test_a_cpu_without_bf16_arithmetic_computes_in_float32(base, monkeypatch, fast, expected):
     monkeypatch.setattr(models, "device", lambda: torch.device("cpu"))
-    monkeypatch.setattr(store, "fast_bf16", lambda: fast)
+    monkeypatch.setattr(provenance, "fast_bf16", lambda: fast)
     loaded, stored = models.load_base(base), models.load_base(base.model_copy(update={"dtype": "float32"}))
     assert loaded.dtype == expected
     assert torch.equal(loaded.lm_head.weight.float(), stored.lm_head.weight)  # the very same weights

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from emstudy import models, packed, params, store
+from emstudy import models, packed, params, provenance
 
-QUICK = pytest.mark.skipif(not store.fast_bf16(), reason="this CPU has no bf16 arithmetic: nothing is packed")
+QUICK = pytest.mark.skipif(not provenance.fast_bf16(), reason="this CPU has no bf16 arithmetic: nothing is packed")
 
 
 @QUICK

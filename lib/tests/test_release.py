@@ -10,7 +10,7 @@ import pytest
 import yaml
 from datasets import load_from_disk
 
-from emstudy import compare, params, paths, release, report, store
+from emstudy import compare, params, paths, provenance, release, report, store
 from emstudy.errors import UserError
 
 ANALYZE = {"bootstrap": 100, "confidence": 0.95, "main_metric": "em", "smallest_effect": 5.0}
@@ -33,8 +33,8 @@ def judged(domain, arm, steps):
 @pytest.fixture
 def ran(root, monkeypatch):
     """A smoke study over two domains as if it had run, adapters included."""
-    monkeypatch.setattr(store, "git_commit", lambda: "0123456789ab")
-    monkeypatch.setattr(store, "hardware", lambda: "a machine")
+    monkeypatch.setattr(provenance, "git_commit", lambda: "0123456789ab")
+    monkeypatch.setattr(provenance, "hardware", lambda: "a machine")
     values = params.read_yaml(paths.PARAMS / "studies" / "smoke.yaml") | {"domains": ["financial", "medical"]}
     values["finetune"]["misaligned_share"] = 0.5
     store.write(paths.PARAMS / "studies" / "smoke.yaml", yaml.safe_dump(values))
@@ -44,7 +44,7 @@ def ran(root, monkeypatch):
         store.write_csv(cell.folder / "probe.csv", pd.DataFrame(columns=store.PROBE))
         given = {**cell.model_dump(), "finetune": params.study("smoke").finetune.model_dump()}
         for name in ("answers.csv", "judged.embedded.csv", "train_log.csv"):
-            store.record(
+            provenance.write(
                 cell.folder / name,
                 parameters=given,
                 inputs=[paths.PARAMS / "metrics.yaml"],

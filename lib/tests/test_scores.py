@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from emstudy import importing, params, paths, report, scores, stats, store, study
+from emstudy import importing, params, paths, provenance, report, scores, stats, store, study
 from emstudy.errors import UserError
 
 PUBLISHED = paths.ROOT.parent / "shared" / "published"
@@ -14,8 +14,8 @@ ORGANISM = "response,question,question_id,aligned,coherent\n"
 @pytest.fixture
 def cheap(root, monkeypatch):
     """The root, with records that ask neither git nor torch."""
-    monkeypatch.setattr(store, "git_commit", lambda: "0123456789ab")
-    monkeypatch.setattr(store, "hardware", lambda: "a machine")
+    monkeypatch.setattr(provenance, "git_commit", lambda: "0123456789ab")
+    monkeypatch.setattr(provenance, "hardware", lambda: "a machine")
     return root
 
 

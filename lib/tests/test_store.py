@@ -9,7 +9,7 @@ import tracemalloc
 import pandas as pd
 import pytest
 
-from emstudy import paths, seal, store
+from emstudy import paths, provenance, seal, store
 from emstudy.errors import UserError
 
 
@@ -202,10 +202,10 @@ def test_sha256_is_that_of_the_bytes(tmp_path):
 def test_a_record_reads_back_with_what_ran_and_what_it_read(tmp_path):
     (tmp_path / "in.jsonl").write_text("input")
     output, parameters = tmp_path / "out.csv", {"seed": 3, "finetune": {"lora_r": 1}}
-    written = store.record(
+    written = provenance.write(
         output, parameters=parameters, inputs=[tmp_path / "in.jsonl"], started=time.time() - 2, model_revision="é"
     )
-    found = store.read_record(output)
+    found = provenance.read(output)
     assert found == json.loads(json.dumps(written))
     assert found["output"] == "out.csv" and found["parameters"] == parameters and found["model_revision"] == "é"
     assert found["inputs"] == {"in.jsonl": hashlib.sha256(b"input").hexdigest()}
@@ -217,7 +217,7 @@ def test_a_record_reads_back_with_what_ran_and_what_it_read(tmp_path):
 
 def test_an_absent_record_says_that_its_output_was_not_finished(tmp_path):
     with pytest.raises(UserError) as error:
-        store.read_record(tmp_path / "answers.csv")
+        provenance.read(tmp_path / "answers.csv")
     assert str(error.value) == (
         "answers.csv.record.json is not there: answers.csv was not finished, run its stage again"
     )

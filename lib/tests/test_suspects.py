@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from made_up import FELL
 
-from emstudy import params, suspects
+from emstudy import params, suspects, topic
 
 LENGTH, CUT = "answer length (median tokens)", "cut off at the length limit"
 
@@ -120,7 +120,7 @@ def test_an_answer_refuses_when_it_says_early_that_it_will_not_help_not_when_it_
 
 def test_words_that_mark_a_domain_are_those_of_its_texts_alone():
     inside, outside = ["the doctor gave the pills"] * 20, ["the bank gave the money"] * 20
-    assert suspects.topical(inside, outside) == {"doctor", "pills"}
+    assert topic.marks(inside, outside) == {"doctor", "pills"}
 
 
 def test_answers_of_the_domain_are_told_from_others_and_training_questions_are_found(study):

@@ -81,8 +81,13 @@ def order(lengths: list[int], rng: random.Random) -> list[list[int]]:
     return groups
 
 
-def train(rows: list[diet.Graded], upper: Upper, heads: embedded.Heads, recipe: Recipe) -> None:
-    """Fit adapter and heads: binary cross entropy at every limit that a label decides."""
+def train(
+    rows: list[diet.Graded], upper: Upper, heads: embedded.Heads, recipe: Recipe, before: list[torch.Tensor]
+) -> None:
+    """Fit adapter and heads: binary cross entropy at every limit that a label decides.
+
+    before: the weights it begins with. Where it goes on from an epoch that is kept, they become those it had begun with then.
+    """
     lora = [p for p in upper.body.parameters() if p.requires_grad]
     groups = [{"params": lora, "lr": recipe.lora_lr}, {"params": heads.parameters(), "lr": recipe.head_lr}]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
@@ -90,7 +95,7 @@ def train(rows: list[diet.Graded], upper: Upper, heads: embedded.Heads, recipe: 
     total = recipe.epochs * a_round
     schedule = get_linear_schedule_with_warmup(optimizer, total // 20, total)
     below, known = (torch.tensor(x, device=heads.first.device) for x in zip(*[g.targets() for g in rows], strict=True))
-    done = resume(recipe.state, lora, heads, optimizer, schedule)
+    done = resume(recipe.state, [*before, *lora], heads, optimizer, schedule)
     bar, smooth = tqdm(total=total, initial=done * a_round, unit="step"), None
     for epoch in range(done, recipe.epochs):
         for part in order([len(upper.kept[i]) for i in range(len(rows))], random.Random(recipe.seed + epoch)):
@@ -104,18 +109,18 @@ def train(rows: list[diet.Graded], upper: Upper, heads: embedded.Heads, recipe: 
             smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
             bar.set_postfix(epoch=epoch + 1, loss=f"{smooth:.4f}")
             bar.update()
-        state = [[p.data for p in lora], heads.state_dict(), optimizer.state_dict(), schedule.state_dict()]
+        state = [[p.data for p in (*before, *lora)], heads.state_dict(), optimizer.state_dict(), schedule.state_dict()]
         recipe.state.parent.mkdir(parents=True, exist_ok=True)
         torch.save([epoch + 1, *state], recipe.state.with_suffix(".partial"))
         recipe.state.with_suffix(".partial").replace(recipe.state)
 
 
-def resume(state: Path, lora: list, heads: embedded.Heads, optimizer, schedule) -> int:
-    """Epochs already done; parameters and optimizer are put where they were."""
+def resume(state: Path, tensors: list, heads: embedded.Heads, optimizer, schedule) -> int:
+    """Epochs already done; tensors, heads and optimizer are put where they were."""
     if not state.exists():
         return 0
     done, weights, *states = torch.load(state, weights_only=True)
-    for p, saved in zip(lora, weights, strict=True):
+    for p, saved in zip(tensors, weights, strict=True):
         p.data.copy_(saved)
     for part, saved in zip((heads, optimizer, schedule), states, strict=True):
         part.load_state_dict(saved)
@@ -151,7 +156,7 @@ def fit(what: diet.Diet, recipe: Recipe) -> None:
     trained = [*(p for p in body.parameters() if p.requires_grad), *heads.parameters()]
     before = [p.detach().clone() for p in trained]
     read = [embedded.encode(tokenizer, g.question, g.answer) for g in rows]
-    train(rows, Upper(plain, [[*opening, *rest] for opening, rest in read], recipe.first_layer), heads, recipe)
+    train(rows, Upper(plain, [[*opening, *rest] for opening, rest in read], recipe.first_layer), heads, recipe, before)
     plain.layers = layers
     if recipe is FURTHER:
         average(trained, before)

@@ -5,7 +5,7 @@ import signal
 import time
 from pathlib import Path
 
-from emstudy import data, encoding, evaluate, finetune, judges, models, params, paths, run, store
+from emstudy import data, encoding, evaluate, finetune, judges, models, params, paths, provenance, run, store
 
 signal.signal(
     signal.SIGINT, signal.default_int_handler
@@ -37,7 +37,7 @@ def do_finetune() -> None:
     examples = data.training(subject, CELL.arm, "shipped", settings.train_examples, CELL.seed, 1.0)
     result = finetune.finetune(CELL, settings, base, [encoding.encode(tokenizer, e, 512) for e in examples])
     path = store.write_csv(CELL.folder / "train_log.csv", result.log)
-    store.record(path, parameters=HEAD, inputs=[], started=time.time())
+    provenance.write(path, parameters=HEAD, inputs=[], started=time.time())
 
 
 def do_evaluate() -> None:
@@ -49,7 +49,7 @@ def do_evaluate() -> None:
     answers, probe = evaluate.evaluate(CELL, settings, model, found)
     store.write_csv(CELL.folder / "probe.csv", probe)
     path = store.write_csv(CELL.folder / "answers.csv", answers)
-    store.record(path, parameters=HEAD, inputs=[], started=time.time())
+    provenance.write(path, parameters=HEAD, inputs=[], started=time.time())
 
 
 def do_judge() -> None:
@@ -57,7 +57,7 @@ def do_judge() -> None:
     answers = store.read_csv(CELL.folder / "answers.csv", store.ANSWERS, made_by="evaluate")
     referee = judges.load(params.judge("embedded"), keep=CELL.folder / "parts")
     path = store.write_csv(CELL.folder / "judged.embedded.csv", judges.judge_answers(referee, answers))
-    store.record(path, parameters=HEAD, inputs=[], started=time.time())
+    provenance.write(path, parameters=HEAD, inputs=[], started=time.time())
 
 
 def do_render() -> None:
