@@ -182,13 +182,14 @@ def losses(found: dict[str, pd.Series]) -> pd.DataFrame:
 def stages(study: str) -> pd.DataFrame:
     """Seconds of a study's stages in its last run, start of the kernel and imports included, summed over cells that may have run side by
     side, with the most memory (GiB) that one of them took; in the last row the time from the first one's start to the last one's end."""
-    rows, ending = [], ".record.json"
+    rows = []
     for file in sorted((paths.RUNS / study).rglob("*.ipynb")):
         ran = json.loads(file.read_text(encoding="utf-8"))["metadata"].get("papermill", {})
         if not {"partial", "failed"} & set(file.name.split(".")) and ran.get("end_time"):
             times = [pd.Timestamp(ran[k]) for k in ("start_time", "end_time")]
             rows.append({"stage": file.name.split(".")[0], "start": times[0], "end": times[1]})
-    outputs = sorted(f.with_name(f.name.removesuffix(ending)) for f in (paths.RUNS / study).rglob(f"*{ending}"))
+    records = sorted((paths.RUNS / study).rglob(f"*{provenance.ENDING}"))
+    outputs = [f.with_name(f.name.removesuffix(provenance.ENDING)) for f in records]
     made_by = {"train_log": "finetune", "answers": "evaluate", "judged": "judge"}
     memory = [(made_by[f.name.split(".")[0]], provenance.read(f)["peak_memory_gb"]) for f in outputs]
     if not rows:

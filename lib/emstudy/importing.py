@@ -73,10 +73,7 @@ def write(study: params.ImportedStudy) -> dict[params.Cell, pd.DataFrame]:
     out, name = {}, f"judged.{JUDGE}.csv"
     for cell, (table, files) in cells(study).items():
         started, path = time.time(), cell.folder / name
-        if (
-            store.write_if_changed(path, store.csv_text(table))
-            or not path.with_name(f"{path.name}.record.json").exists()
-        ):
+        if store.write_if_changed(path, store.csv_text(table)) or not provenance.beside(path).exists():
             provenance.write(path, parameters=cell.model_dump(), inputs=files, started=started)
         out[cell] = table
     kept = {cell.folder for cell in out}

@@ -13,6 +13,8 @@ from pathlib import Path
 from emstudy import paths, store
 from emstudy.errors import UserError
 
+ENDING = ".record.json"
+
 
 def git_commit() -> str:
     """The commit that ran, with '+changes' when the tree differs from it; 'unknown' outside a checkout."""
@@ -52,6 +54,11 @@ def fast_bf16() -> bool:
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
+def beside(path: Path) -> Path:
+    """Where an output's record lies."""
+    return path.with_name(path.name + ENDING)
+
+
 def write(path: Path, *, parameters: dict, inputs: Iterable[Path], started: float, **more) -> dict:
     """Write the provenance of an output beside it, as <output>.record.json.
 
@@ -70,15 +77,13 @@ def write(path: Path, *, parameters: dict, inputs: Iterable[Path], started: floa
         "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),  # Linux counts in KiB
         **more,
     }
-    store.write(
-        path.with_name(path.name + ".record.json"), json.dumps(found, indent=1, ensure_ascii=False, default=str) + "\n"
-    )
+    store.write(beside(path), json.dumps(found, indent=1, ensure_ascii=False, default=str) + "\n")
     return found
 
 
 def read(path: Path) -> dict:
     """The provenance of an output. Raises UserError when it is absent."""
-    found = path.with_name(path.name + ".record.json")
+    found = beside(path)
     if not found.exists():
         raise UserError(f"{paths.show(found)} is not there: {path.name} was not finished, run its stage again")
     try:
