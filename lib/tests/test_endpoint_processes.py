@@ -190,7 +190,7 @@ def test_requests_that_a_killed_run_was_waiting_for_hold_up_nobody(here):
         after.kill()
         hanging.set()
     assert after.exitcode == 0
-    assert took < 5
+    assert took < 15
 
 
 @pytest.mark.parametrize("slow", [True, False])

@@ -373,7 +373,7 @@ def test_a_server_that_never_answers_does_not_hold_the_call(plain, site, monkeyp
     monkeypatch.setattr(site, "reply", lambda *args: done.wait(20) and reply(*args))
     started = time.monotonic()
     assert "found no connection (ReadTimeout), in the last of 1 tries" in plain.refused()
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 10
     done.set()
 
 
@@ -514,7 +514,12 @@ def test_a_program_that_finds_no_end_is_ended(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "damage", [lambda b: b[:-40], lambda b: b[:90] + b"A" + b[91:], lambda b: b[:90] + b"A" + b[90:]]
+    "damage",
+    [
+        lambda b: b[:-40],
+        lambda b: b[:90] + (b"B" if b[90:91] == b"A" else b"A") + b[91:],
+        lambda b: b[:90] + b"A" + b[90:],
+    ],
 )
 def test_a_damaged_archive_is_refused_by_the_real_tool(study, site, protected, damage):
     site.files["sets.zip.enc"] = broken = damage(protected)

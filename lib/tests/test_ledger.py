@@ -108,7 +108,7 @@ def test_a_turn_comes_though_the_clock_was_set_back(ledgers, ahead):
     one.replies.db.execute("INSERT INTO pace VALUES ('judge', ?, 1)", (time.time() + ahead,))
     started = time.monotonic()
     one.claim("key", 0, 1)
-    assert (0.5 < time.monotonic() - started < 2) if not ahead else time.monotonic() - started < 0.5
+    assert (0.5 < time.monotonic() - started < 5) if not ahead else time.monotonic() - started < 0.9
 
 
 def test_what_one_run_has_promised_another_can_not_spend(ledgers):
