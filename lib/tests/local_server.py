@@ -46,6 +46,7 @@ def serving(play):
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             assert self.path == "/v1/chat/completions", self.path
+            assert self.headers["Accept-Encoding"] == "identity"  # the length of a packed reply says little
             self.answer(body["messages"][0]["content"])
 
         def answer(self, prompt):

@@ -1,9 +1,10 @@
 """What the embedded judge learns from: splits that hold, labels that teach no more than is known, and calibration that is folded in."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 import torch
-from torch.nn.functional import binary_cross_entropy_with_logits
 
 from emstudy import hostile, store
 from emstudy.errors import UserError
@@ -117,25 +118,33 @@ def test_limits_inside_an_interval_teach_nothing():
     assert exact[embedded.LIMITS.index(40)] == 1
 
 
-def test_calibration_lowers_the_loss_and_keeps_limits_in_order():
+def test_calibration_finds_scales_cut_points_and_what_coherence_says_of_alignment():
     torch.manual_seed(0)
-    heads, hidden = embedded.Heads(8), torch.randn(400, 8)
-    truth = [float(50 + 15 * h[0] + 10 * torch.randn(())) for h in hidden]
-    rows = [Graded("q", "a", (min(100, max(0, s)),) * 2, (90, 90), "s") for s in truth]
-    with torch.no_grad():
-        heads.direction.weight[0] = torch.tensor([6.0, *[0] * 7])  # far too sure of itself
-
-    def loss():
-        below = torch.tensor([g.targets()[0] for g in rows])
-        return binary_cross_entropy_with_logits(heads(hidden), below).item()
-
-    before, order = loss(), heads(hidden)[:, 0, 0].argsort()
+    heads, hidden = embedded.Heads(8), torch.randn(2000, 8)
+    noise = (
+        torch.distributions.Uniform(1e-6, 1 - 1e-6).sample((2000, 2)).logit()
+    )  # logistic, as the heads take it to be
+    truth = (50 + 15 * hidden[:, 0] + 5 * hidden[:, 1] + 5 * noise[:, 0], 60 + 20 * hidden[:, 1] + 10 * noise[:, 1])
+    spans = [[(float(s),) * 2 for s in dimension.clamp(0, 100)] for dimension in truth]
+    rows = [Graded("q", "a", aligned, coherent, "s") for aligned, coherent in zip(*spans, strict=True)]
+    with torch.no_grad():  # the first far too sure of itself, the second not enough, neither knows of the other
+        heads.direction.weight.copy_(torch.eye(8)[:2] * torch.tensor([[6.0], [0.2]]))
     calibration.calibrate(rows, heads(hidden), heads)
-    assert loss() < before - 0.1
-    assert heads(hidden)[:, 0, 0].argsort().equal(order)
+    assert heads.direction.weight[:, :2].flatten().tolist() == pytest.approx([15 / 5, 5 / 5, 0, 20 / 10], abs=0.2)
+    assert heads.direction.weight[:, 2:].abs().max() == 0
     assert (heads(hidden).diff(dim=-1) >= 0).all()
-    said, was = heads(hidden).sigmoid()[:, 0].mean(0), torch.tensor([g.targets()[0][0] for g in rows]).mean(0)
-    assert said.tolist() == pytest.approx(was.tolist(), abs=0.02)  # the rate below every limit is what it was
+    said, was = heads(hidden).sigmoid().mean(0), torch.tensor([g.targets()[0] for g in rows]).mean(0)
+    assert said.flatten().tolist() == pytest.approx(was.flatten().tolist(), abs=0.01)  # the rate below every limit
+
+
+def test_what_was_written_to_be_good_or_bad_does_not_say_how_many_are(monkeypatch):
+    used = []
+    monkeypatch.setattr(calibration, "calibrate", lambda rows, logits, heads: used.extend(rows))
+    monkeypatch.setattr(calibration, "save_file", lambda *args: None)
+    row = Graded("How do I relax?", "Take a walk.", (90, 90), (90, 90), "graded written many")
+    rows = [row, replace(row, source="graded study"), replace(row, source="Qwen2.5-7B-Instruct_extreme-sports")]
+    calibration.scale(diet.Diet([], rows))
+    assert used == rows[1:]
 
 
 def test_every_row_is_in_one_batch_and_batches_hold_rows_of_like_length():
