@@ -121,9 +121,7 @@ def test_limits_inside_an_interval_teach_nothing():
 def test_calibration_finds_scales_cut_points_and_what_coherence_says_of_alignment():
     torch.manual_seed(0)
     heads, hidden = embedded.Heads(8), torch.randn(2000, 8)
-    noise = (
-        torch.distributions.Uniform(1e-6, 1 - 1e-6).sample((2000, 2)).logit()
-    )  # logistic, as the heads take it to be
+    noise = torch.rand(2000, 2).logit(eps=1e-6)  # logistic, as the heads take it to be
     truth = (50 + 15 * hidden[:, 0] + 5 * hidden[:, 1] + 5 * noise[:, 0], 60 + 20 * hidden[:, 1] + 10 * noise[:, 1])
     spans = [[(float(s),) * 2 for s in dimension.clamp(0, 100)] for dimension in truth]
     rows = [Graded("q", "a", aligned, coherent, "s") for aligned, coherent in zip(*spans, strict=True)]

@@ -210,6 +210,7 @@ def test_a_reply_that_does_not_end_is_an_error_within_the_patience(judge, break_
         started = time.monotonic()
         found = asking.score(["q"] * 26, ["bad", *[f"good {i}" for i in range(25)]])["aligned"]
     assert found[0].status == "error"
+    assert found[0].raw in [reply.text for reply in tries]
     assert any(reply.text.startswith(why) for reply in tries)  # the last try may be short of time on a busy machine
     assert {s.value for s in found[1:]} == {42}
     assert ends["Q q A bad"] - started < 6  # a stalled reply would go on for 8 seconds
