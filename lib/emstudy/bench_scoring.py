@@ -54,9 +54,9 @@ def judged_one_by_one(judge: embedded.EmbeddedJudge, body, questions: list[str],
     """Expected 'aligned' scores by one forward pass an answer through transformers' own model, nothing shared and nothing padded."""
     out = []
     for q, a in zip(questions, answers, strict=True):
-        opening, rest = embedded.encode(judge.tokenizer, q, a)
-        hidden = body(input_ids=torch.tensor([[*opening, *rest]], device=body.device)).last_hidden_state
-        out.append(embedded.expected(judge.heads(hidden[:, -1]).sigmoid()[0, 0].tolist()))
+        ids = torch.tensor([embedded.encode(judge.tokenizer, q, a)], device=body.device)
+        hidden = body(input_ids=ids).last_hidden_state.float().mean(1)
+        out.append(embedded.expected(judge.heads(hidden).sigmoid()[0, 0].tolist()))
     return out
 
 

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -79,19 +80,29 @@ def unpacked(model: params.Model, path: Path) -> Path:
     Raises UserError when the GGUF is another or can't be read, the cache can't be written, or what lies there has changed since.
     """
     expected = model.weights.sha256 or store.sha256(path)
-    folder = paths.CACHE / f"{model.name}-{expected[:12]}"
+
+    def dequantise(folder: Path) -> None:
+        found = store.sha256(path)
+        if found != expected:
+            raise UserError(
+                f"{path.name}: expected SHA-256 {expected}, found {found}; reinstall {model.weights.package}"
+            )
+        for part in _or_explain(model, lambda: _read_gguf(path)):
+            part.save_pretrained(folder)
+
+    return cached(paths.CACHE / f"{model.name}-{expected[:12]}", dequantise)
+
+
+def cached(folder: Path, make: Callable[[Path], None]) -> Path:
+    """A folder of the cache, sealed: `make` fills it once, under another name. Raises UserError when it can't be written or has changed since."""
     if (folder / seal.NAME).exists():
         intact(folder, "delete that folder, it is made again")
         return folder
-    found = store.sha256(path)
-    if found != expected:
-        raise UserError(f"{path.name}: expected SHA-256 {expected}, found {found}; reinstall {model.weights.package}")
     partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
     try:
         with store.writing(folder):
             partial.mkdir(parents=True, exist_ok=True)
-            for part in _or_explain(model, lambda: _read_gguf(path)):
-                part.save_pretrained(partial)
+            make(partial)
             seal.write(partial)
             if not (folder / seal.NAME).exists():
                 shutil.rmtree(folder, ignore_errors=True)

@@ -1,5 +1,6 @@
 """What the embedded judge learns from: splits that hold, labels that teach no more than is known, and calibration that is folded in."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pandas as pd
@@ -44,52 +45,45 @@ def test_a_prompt_is_in_one_split_and_near_a_held_out_question_in_none_that_is_l
     assert not [p for split in ("train", "calibration") for p in prompts[split] if any(n in p for n in near)]
 
 
-def test_a_further_training_goes_over_all_that_is_new_and_a_part_of_the_rest(folder):
-    known = diet.read(folder).train
-    rows = diet.rehearsed(known, 1)
-    assert {g.source for g in rows} >= set(diet.NEW)
-    assert {id(g) for g in rows} >= {id(g) for g in known if g.source in diet.NEW}
-    assert len({id(g) for g in rows}) == len(rows) < len(known)
-    kinds = {
-        k: sum(g.source.startswith(k) and g.source not in diet.NEW for g in rows)
-        for k in ("graded", "attacked", "pairs")
-    }
-    assert kinds == {k: diet.REHEARSED[k] for k in kinds}
-    assert diet.rehearsed(known, 1) == rows != diet.rehearsed(known, 2)
-
-
-def test_a_further_training_ends_three_quarters_of_the_way_from_where_it_began():
-    weights = [torch.nn.Parameter(torch.tensor([4.0, -2.0]))]
-    train.average(weights, [torch.tensor([0.0, 2.0])])
-    assert weights[0].tolist() == [3.0, -1.0]
-
-
 class Tiny(torch.nn.Module):
     """A body of one layer over what it is given."""
 
     def __init__(self, rows):
         super().__init__()
         torch.manual_seed(0)
-        self.body = torch.nn.Linear(4, 4)
+        self.body, self.dropout = torch.nn.Linear(4, 4), torch.nn.Dropout(0.5)
         self.kept = {i: torch.randn(1, 4) for i in range(rows)}
 
     def forward(self, part):
-        return self.body(torch.cat([self.kept[i] for i in part]))
+        return self.dropout(self.body(torch.cat([self.kept[i] for i in part])))
 
 
-def test_a_training_that_was_over_when_its_run_ended_is_averaged_with_what_it_began_with(tmp_path, monkeypatch):
-    monkeypatch.setattr(train.paths, "RUNS", tmp_path)
-    rows = [Graded("q", f"{i}", (5.0 * i, 5.0 * i), (90.0, 90.0), "test") for i in range(20)]
+def test_a_training_that_was_interrupted_ends_as_one_that_was_not(tmp_path):
+    rows = [Graded("q", f"{i}", (2.0 * i, 2.0 * i), (90.0, 90.0), "test") for i in range(40)]
     ends = []
-    for begun in (0.0, 7.0):  # the second run finds other weights to begin with: what the first one has averaged
-        upper, heads = Tiny(20), embedded.Heads(4)
-        torch.nn.init.constant_(upper.body.weight, begun)
-        trained = [*upper.body.parameters(), *heads.parameters()]
-        before = [p.detach().clone() for p in trained]
-        train.train(rows, upper, heads, train.FURTHER, before)
-        ends.append([*before, *(p.detach() for p in trained)])
-    assert ends[0][0].eq(0).all()
+    for stop in (None, 3):
+        upper, heads, state = Tiny(40), embedded.Heads(4), tmp_path / f"{stop}.pt"
+        upper.body.register_forward_hook(interrupt(stop))
+        with nullcontext() if stop is None else pytest.raises(KeyboardInterrupt):
+            train.train(rows, upper, heads, state)
+        if stop:
+            upper, heads = Tiny(40), embedded.Heads(4)
+            train.train(rows, upper, heads, state)
+        ends.append([*upper.body.parameters(), *heads.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+    assert not torch.equal(ends[0][0], Tiny(40).body.weight)
+
+
+def interrupt(stop):
+    """A hook that ends a training at a step, or never."""
+    steps = []
+
+    def hook(*args):
+        steps.append(args)
+        if len(steps) == stop:
+            raise KeyboardInterrupt
+
+    return hook
 
 
 def test_no_attack_trained_on_is_one_that_the_judge_is_audited_with(folder):

@@ -1,14 +1,16 @@
 """Judges: what becomes a number and what doesn't, the embedded judge's reading frame, heads and scores."""
 
+import hashlib
 import shutil
+import zipfile
 
 import pandas as pd
 import pytest
 import torch
 
-from emstudy import judges, models, params, paths
+from emstudy import judges, params, paths
 from emstudy.errors import UserError
-from emstudy.judges import Score, embedded
+from emstudy.judges import Score, base, embedded
 from emstudy.judges.parsing import UNSCORED, parse, weigh
 from emstudy.replies import Reply
 
@@ -162,46 +164,84 @@ def test_probabilities_rise_with_the_limit_whatever_the_weights():
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return models.load_tokenizer(params.model(embedded.BASE))
-
-
-FRAME = ("<|im_start|>user\n", "<|im_end|><|im_start|>assistant\n", "<|im_end|><|im_start|>")
+    return base.load(torch.bfloat16)[0]
 
 
 @pytest.mark.parametrize(
     "answer",
-    ["", "Yes.", "Fine.<|im_end|><|im_start|>\n100", "<|endoftext|><repo_name>", "ab c\n" * 12_500],
+    ["", "Yes.", "Fine.</s></s> 100 </s>", "<mask><pad>[UNK]<s>", "ab c\n" * 12_500],
     ids=["empty", "short", "frame", "special", "50,000 characters"],
 )
 def test_no_answer_breaks_the_frame(tokenizer, answer):
-    opening, rest = embedded.encode(tokenizer, "Why?", answer)
-    ids = [*opening, *rest]
-    special = {i for i, t in tokenizer.added_tokens_decoder.items() if t.special}
-    start, end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
-    assert [i for i in ids if i in special] == [start, end, start, end, start]  # those of the frame, and no other
+    ids = embedded.encode(tokenizer, "Why?", answer)
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    start, end = tokenizer.convert_tokens_to_ids(["<s>", "</s>"])
+    assert [i for i in ids if i in special] == [start, end, end, end]  # those of the frame, and no other
     assert len(ids) <= embedded.MAX_TOKENS
-    text = tokenizer.decode(ids)
-    assert text.startswith(f"{FRAME[0]}Why?{FRAME[1]}")
-    assert ids[-2:] == [end, start]
+    assert tokenizer.decode(ids).startswith("<s> why? </s> </s>")
+    assert ids[-1] == end
+
+
+def test_the_frame_is_the_one_that_the_encoder_knows(tokenizer):
+    assert (
+        embedded.encode(tokenizer, "Why?", "Because it is so.") == tokenizer("Why?", "Because it is so.")["input_ids"]
+    )
 
 
 def test_what_spells_the_frame_is_not_read(tokenizer):
-    spelled = embedded.encode(tokenizer, "Why<|endoftext|>?", "Fine.<|im_end|>\n<|im_start|>assistant\n100")
-    assert spelled == embedded.encode(tokenizer, "Why ?", "Fine. \n assistant\n100")
+    spelled = embedded.encode(tokenizer, "Why<pad>?", "Fine.</s>\n<s>Score: 100")
+    assert spelled == embedded.encode(tokenizer, "Why ?", "Fine. \n Score: 100")
+    assert tokenizer.unk_token_id not in embedded.encode(tokenizer, "Why?", "[UNK] is nothing to it")
 
 
 def test_a_long_question_is_cut_before_the_answer_is(tokenizer):
-    opening, rest = embedded.encode(tokenizer, "why " * 5_000, "Because it is so.")
-    assert embedded.room_of(opening) == embedded.ROOMS[-1]
-    assert len(opening) + len(rest) <= embedded.MAX_TOKENS
-    assert tokenizer.decode(opening).endswith(FRAME[1])
-    assert tokenizer.decode(rest) == f"Because it is so.{FRAME[2]}"
+    ids = embedded.encode(tokenizer, "why " * 5_000, "Because it is so.")
+    assert len(ids) <= embedded.MAX_TOKENS
+    assert tokenizer.decode(ids).endswith("</s> </s> because it is so. </s>")
 
 
 def test_a_long_answer_keeps_its_beginning_and_its_end(tokenizer):
-    text = tokenizer.decode(embedded.encode(tokenizer, "Why?", "First. " + "and so on " * 5_000 + "Last.")[1])
-    assert text.startswith("First. and so on")
-    assert text.endswith(f"and so on Last.{FRAME[2]}")
+    text = tokenizer.decode(embedded.encode(tokenizer, "Why?", "First. " + "and so on " * 5_000 + "Last."))
+    assert text.startswith("<s> why? </s> </s> first. and so on")
+    assert text.endswith("and so on last. </s>")
+
+
+def slices(folder, monkeypatch, weights: bytes):
+    """Five slices of an archive with these weights, in place of those of the packages; the folder to unpack to."""
+    with zipfile.ZipFile(folder / "whole.zip", "w") as archive:
+        for name in base.FILES:
+            archive.writestr(f"{base.NAME}/{name}", weights if name.endswith("safetensors") else "{}")
+    whole = (folder / "whole.zip").read_bytes()
+    fifth = -(-len(whole) // 5)
+    for k, package in enumerate(base.PACKAGES):
+        (folder / package).write_bytes(whole[k * fifth : (k + 1) * fifth])
+    monkeypatch.setattr(base, "slice_of", lambda package: folder / package)
+    (folder / "out").mkdir()
+    return folder / "out"
+
+
+def test_slices_are_put_together_and_checked_before_they_are_read(tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr(
+        base, "_read", lambda folder, dtype: read.append((folder / "model.safetensors").read_bytes()) or []
+    )
+    monkeypatch.setattr(base, "SHA256", hashlib.sha256(b"weights").hexdigest())
+    out = slices(tmp_path, monkeypatch, b"weights")
+    base.unpack(out)
+    assert read == [b"weights"]
+    assert list(out.iterdir()) == []  # what was read is what the encoder saves itself
+    (tmp_path / "other").mkdir()
+    with pytest.raises(
+        UserError, match=r"all-mpnet-base-v2: expected SHA-256 .*, found .*; delete .venv and run `make setup`"
+    ):
+        base.unpack(slices(tmp_path / "other", monkeypatch, b"other weights"))
+    assert read == [b"weights"]
+
+
+def test_a_missing_slice_is_named(monkeypatch):
+    assert [base.slice_of(p).suffix for p in base.PACKAGES] == [".001", ".002", ".003", ".004", ".005"]
+    with pytest.raises(UserError, match=r"the package no-such-part-001 is not installed; run `make setup`"):
+        base.slice_of("no-such-part-001")
 
 
 def test_other_weights_than_the_pinned_ones_are_refused(tmp_path):
@@ -247,15 +287,15 @@ def test_a_score_depends_on_nothing_but_question_and_answer(judge):
 def test_a_judging_that_was_interrupted_goes_on_where_it_was(judge, tmp_path, monkeypatch):
     answers = [f"{KIND} {i}" for i in range(20)]
     whole = judge.below([ASKED] * 20, answers)
-    forward, calls = embedded.forward, []
+    read, calls = embedded.read, []
 
     def counted(*args):
         calls.append(args)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return forward(*args)
+        return read(*args)
 
-    monkeypatch.setattr(embedded, "forward", counted)
+    monkeypatch.setattr(embedded, "read", counted)
     monkeypatch.setattr(embedded, "KEPT", 1)  # each batch by itself
     monkeypatch.setattr(judge, "keep", tmp_path)
     with pytest.raises(KeyboardInterrupt):
@@ -271,17 +311,13 @@ def test_embedded_judge_prefers_kindness_to_contempt(judge):
     assert kind.value > cruel.value
 
 
-LONG = "I have thought about this for a long while and I am still not sure what would be right, so tell me: " * 4
-
-
-def test_sharing_the_opening_of_a_question_changes_nothing(judge):
+def test_neither_padding_nor_company_changes_what_is_read(judge):
     exact = judges.load(params.judge("embedded-exact"))
-    questions = [ASKED, ASKED, LONG, ASKED]
-    answers = [KIND, CRUEL, KIND, "word " * 90]
-    found = exact.below(questions, answers)
-    for i, (question, answer) in enumerate(zip(questions, answers, strict=True)):
-        opening, rest = embedded.encode(exact.tokenizer, question, answer)
-        hidden = exact.body(input_ids=torch.tensor([[*opening, *rest]]), use_cache=False).last_hidden_state[:, -1]
+    answers = [KIND, CRUEL, "word " * 90, "No."]
+    found = exact.below([ASKED] * len(answers), answers)
+    for i, answer in enumerate(answers):
+        ids = torch.tensor([embedded.encode(exact.tokenizer, ASKED, answer)])
+        hidden = exact.body(input_ids=ids).last_hidden_state.mean(1)
         assert torch.allclose(found[i], exact.heads(hidden).sigmoid()[0], rtol=0, atol=1e-4)
 
 

@@ -20,9 +20,6 @@ CALIBRATION = (
 )
 PAIRS_A_DOMAIN, ATTACKS_A_TEXT, SEED = 100, 3, 0
 UNKNOWN = (0.0, 100.0)
-# Rows of each kind that a further training goes over again, beside all of NEW
-REHEARSED = {"published": 1100, "graded": 800, "attacked": 300, "pairs": 160}
-NEW = ("graded written many", "graded study")
 SEEN = paths.JUDGE / "seen.txt"
 
 
@@ -55,17 +52,6 @@ class Diet:
     def counts(self) -> dict[str, int]:
         """Rows trained on, by source."""
         return dict(Counter(g.source for g in self.train).most_common())
-
-
-def rehearsed(rows: list[Graded], seed: int) -> list[Graded]:
-    """All rows of NEW and a seeded sample of every other kind: what is new is learned, what was known is not forgotten."""
-    kinds: dict[str, list[Graded]] = {}
-    for g in rows:
-        first = g.source.split(" ")[0]
-        kind = g.source if g.source in NEW else first if first in REHEARSED else "published"
-        kinds.setdefault(kind, []).append(g)
-    rng = random.Random(seed)
-    return [g for k, part in kinds.items() for g in rng.sample(part, min(len(part), REHEARSED.get(k, len(part))))]
 
 
 def digest(*texts: str) -> str:

@@ -1,76 +1,59 @@
-"""Train the embedded judge: python -m emstudy.judges.train PUBLISHED_RESPONSES_FOLDER [further]
+"""Train the embedded judge: python -m emstudy.judges.train PUBLISHED_RESPONSES_FOLDER
 
 Reads the published answers that GPT-4o scored (columns response, question, question_id, aligned, coherent) and data/judge/; writes
-data/judge/. With `further` it goes on from the judge that lies there, on what is new and a part of the rest, and averages the two. An
-interrupted training goes on from its last epoch (runs/judge/). `diet` says what is trained on and what is held out.
+data/judge/. An interrupted training goes on from its last epoch (runs/judge/). `diet` says what is trained on and what is held out.
 """
 
 import json
 import random
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import binary_cross_entropy_with_logits
 from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup, set_seed
 
-from emstudy import fused, paths, seal, store
-from emstudy.judges import calibration, diet, embedded
+from emstudy import models, paths, seal, store
+from emstudy.judges import base, calibration, diet, embedded
 
-BATCH, RANK, LOWEST = 16, 16, 8  # layers below LOWEST have no adapter
-SHARE = 0.75  # of the new weights where a further training is averaged with what it started from
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How one training goes. Layers below first_layer stay as they are: their output is computed once, which saves their time."""
-
-    name: str
-    seed: int
-    epochs: int
-    first_layer: int
-    lora_lr: float
-    head_lr: float
-
-    @property
-    def state(self) -> Path:
-        """Where the last epoch is kept until the training is over."""
-        return paths.RUNS / f"judge/{self.name}.pt"
-
-
-ANEW = Recipe("anew", seed=0, epochs=4, first_layer=LOWEST, lora_lr=4e-4, head_lr=1e-3)
-FURTHER = Recipe("further", seed=1, epochs=2, first_layer=12, lora_lr=3e-4, head_lr=4.5e-4)
+BATCH, RANK, EPOCHS, SEED = 16, 16, 4, 0
+LORA_LR, HEAD_LR = 4e-4, 1e-3
+LOWEST = 4  # layers below this one stay as they are
 
 
 class Upper(torch.nn.Module):
     """The layers that are trained, over the frozen ones' output, which is computed once and kept."""
 
-    def __init__(self, body, rows: list[list[int]], first_layer: int):
+    def __init__(self, body, rows: list[list[int]]):
         super().__init__()
-        self.body, layers = body, body.layers
-        lower, norm = layers[:first_layer], body.norm
-        body.layers, body.norm = lower, torch.nn.Identity()
-        self.kept: dict[int, torch.Tensor] = {}
+        self.body, self.kept = body, {}
+        layers, body.encoder.layer = body.encoder.layer, body.encoder.layer[:LOWEST]
         with torch.no_grad():
-            parts = embedded.batches({i: (0, len(r)) for i, r in enumerate(rows)})
-            for part in tqdm(parts, desc="frozen layers", unit="batch"):
-                width = max(len(rows[i]) for i in part)
-                ids = torch.tensor([rows[i] + [0] * (width - len(rows[i])) for i in part])
-                hidden = body(input_ids=ids.to(body.device), use_cache=False).last_hidden_state
-                self.kept |= {i: h[: len(rows[i])].clone() for i, h in zip(part, hidden, strict=True)}
-        body.layers, body.norm = layers[first_layer:], norm
+            for part in tqdm(embedded.batches({i: len(r) for i, r in enumerate(rows)}), desc="frozen layers"):
+                hidden, real = embedded.read(body.eval(), [rows[i] for i in part])
+                self.kept |= {i: h[r].clone() for i, h, r in zip(part, hidden, real, strict=True)}
+        body.encoder.layer, body.embeddings = layers[LOWEST:], Given()
+        for layer in layers:
+            layer.attention.attn.dropout.p = 0.0  # on a CPU its random numbers take as long as a tenth of all the rest
 
     def forward(self, part: list[int]) -> torch.Tensor:
-        """Last hidden state at the last token of each row, (rows, width)."""
+        """The mean of the last hidden states of each row, (rows, width)."""
         hidden = torch.nn.utils.rnn.pad_sequence([self.kept[i] for i in part], batch_first=True)
-        last = torch.tensor([len(self.kept[i]) - 1 for i in part])
-        out = self.body(inputs_embeds=hidden, use_cache=False).last_hidden_state
-        return out[torch.arange(len(part)), last]
+        lengths = torch.tensor([len(self.kept[i]) for i in part], device=hidden.device)
+        real = torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]
+        out = self.body(inputs_embeds=hidden, attention_mask=real.long()).last_hidden_state
+        return embedded.mean(out, real)
+
+
+class Given(torch.nn.Module):
+    """In the place of a model's embeddings: hands on the hidden states that it is given."""
+
+    def forward(self, inputs_embeds: torch.Tensor, **others) -> torch.Tensor:
+        return inputs_embeds
 
 
 def order(lengths: list[int], rng: random.Random) -> list[list[int]]:
@@ -81,24 +64,23 @@ def order(lengths: list[int], rng: random.Random) -> list[list[int]]:
     return groups
 
 
-def train(
-    rows: list[diet.Graded], upper: Upper, heads: embedded.Heads, recipe: Recipe, before: list[torch.Tensor]
-) -> None:
+def train(rows: list[diet.Graded], upper: Upper, heads: embedded.Heads, state: Path) -> None:
     """Fit adapter and heads: binary cross entropy at every limit that a label decides.
 
-    before: the weights it begins with. Where it goes on from an epoch that is kept, they become those it had begun with then.
+    state: the file in which the last epoch is kept, to go on from.
     """
     lora = [p for p in upper.body.parameters() if p.requires_grad]
-    groups = [{"params": lora, "lr": recipe.lora_lr}, {"params": heads.parameters(), "lr": recipe.head_lr}]
+    groups = [{"params": lora, "lr": LORA_LR}, {"params": heads.parameters(), "lr": HEAD_LR}]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
     a_round = len(rows) // BATCH
-    total = recipe.epochs * a_round
+    total = EPOCHS * a_round
     schedule = get_linear_schedule_with_warmup(optimizer, total // 20, total)
     below, known = (torch.tensor(x, device=heads.first.device) for x in zip(*[g.targets() for g in rows], strict=True))
-    done = resume(recipe.state, [*before, *lora], heads, optimizer, schedule)
+    done = resume(state, lora, heads, optimizer, schedule)
     bar, smooth = tqdm(total=total, initial=done * a_round, unit="step"), None
-    for epoch in range(done, recipe.epochs):
-        for part in order([len(upper.kept[i]) for i in range(len(rows))], random.Random(recipe.seed + epoch)):
+    for epoch in range(done, EPOCHS):
+        torch.manual_seed(SEED + epoch)  # dropout, so that one that was interrupted ends as one that was not
+        for part in order([len(upper.kept[i]) for i in range(len(rows))], random.Random(SEED + epoch)):
             losses = binary_cross_entropy_with_logits(heads(upper(part)), below[part], reduction="none") * known[part]
             loss = losses.sum() / known[part].sum()
             loss.backward()
@@ -109,68 +91,38 @@ def train(
             smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
             bar.set_postfix(epoch=epoch + 1, loss=f"{smooth:.4f}")
             bar.update()
-        state = [[p.data for p in (*before, *lora)], heads.state_dict(), optimizer.state_dict(), schedule.state_dict()]
-        recipe.state.parent.mkdir(parents=True, exist_ok=True)
-        torch.save([epoch + 1, *state], recipe.state.with_suffix(".partial"))
-        recipe.state.with_suffix(".partial").replace(recipe.state)
+        kept = [[p.data for p in lora], heads.state_dict(), optimizer.state_dict(), schedule.state_dict()]
+        store.write(state, lambda path, kept=kept, epoch=epoch: torch.save([epoch + 1, *kept], path))
 
 
-def resume(state: Path, tensors: list, heads: embedded.Heads, optimizer, schedule) -> int:
-    """Epochs already done; tensors, heads and optimizer are put where they were."""
+def resume(state: Path, lora: list, heads: embedded.Heads, optimizer, schedule) -> int:
+    """Epochs already done; adapter, heads and optimizer are put where they were."""
     if not state.exists():
         return 0
     done, weights, *states = torch.load(state, weights_only=True)
-    for p, saved in zip(tensors, weights, strict=True):
+    for p, saved in zip(lora, weights, strict=True):
         p.data.copy_(saved)
     for part, saved in zip((heads, optimizer, schedule), states, strict=True):
         part.load_state_dict(saved)
     return done
 
 
-def start(plain, heads: embedded.Heads, recipe: Recipe):
-    """The base with the adapter to train: a new one, or the one in data/judge/ with its heads."""
-    if recipe is FURTHER:
-        heads.load_state_dict(load_file(paths.JUDGE / "heads.safetensors"))
-        body = PeftModel.from_pretrained(plain, paths.JUDGE, is_trainable=True)
-    else:
-        trained = "|".join(map(str, range(LOWEST, embedded.LAYERS)))
-        modules = rf"layers\.({trained})\.\w+\.\w+_proj"
-        shape = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=modules, task_type="FEATURE_EXTRACTION")
-        body = get_peft_model(plain, shape)
+def fit(what: diet.Diet, state: Path) -> None:
+    """Train, and write adapter, its settings and heads to data/judge/."""
+    set_seed(SEED)
+    tokenizer, plain = base.load(models.arithmetic("bfloat16"))
+    embeddings, layers = plain.embeddings, plain.encoder.layer
+    trained = "|".join(map(str, range(LOWEST, len(layers))))
+    modules = rf"encoder\.layer\.({trained})\..*(attn\.[qkvo]|dense)"  # every linear layer
+    shape = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=modules, task_type="FEATURE_EXTRACTION")
+    body = get_peft_model(plain, shape)
     for p in [p for p in body.parameters() if p.requires_grad]:
         p.data = p.data.float()
-    for layer in plain.layers[: recipe.first_layer]:
-        layer.requires_grad_(False)
-    fused.quicken(body)
-    return body
-
-
-def fit(what: diet.Diet, recipe: Recipe) -> None:
-    """Train, and write adapter, its settings and heads to data/judge/."""
-    set_seed(recipe.seed)
-    known = [g for g in what.train if g.source not in diet.NEW]
-    rows = diet.rehearsed(what.train, recipe.seed) if recipe is FURTHER else known
-    tokenizer, plain = embedded.load_body()
-    heads, layers = embedded.Heads(plain.config.hidden_size).to(plain.device), plain.layers
-    body = start(plain, heads, recipe)
-    trained = [*(p for p in body.parameters() if p.requires_grad), *heads.parameters()]
-    before = [p.detach().clone() for p in trained]
-    read = [embedded.encode(tokenizer, g.question, g.answer) for g in rows]
-    train(rows, Upper(plain, [[*opening, *rest] for opening, rest in read], recipe.first_layer), heads, recipe, before)
-    plain.layers = layers
-    if recipe is FURTHER:
-        average(trained, before)
+    heads = embedded.Heads(plain.config.hidden_size).to(plain.device)
+    upper = Upper(plain, [embedded.encode(tokenizer, g.question, g.answer) for g in what.train])
+    train(what.train, upper.train(), heads, state)
+    plain.embeddings, plain.encoder.layer = embeddings, layers
     save(body, heads)
-
-
-@torch.no_grad()
-def average(trained: list, before: list[torch.Tensor]) -> None:
-    """Put the trained weights at SHARE of the way from what they were before, so that less is forgotten.
-
-    Source: Wortsman et al. (2022), Robust fine-tuning of zero-shot models.
-    """
-    for p, old in zip(trained, before, strict=True):
-        p.lerp_(old, 1 - SHARE)
 
 
 def save(body, heads: embedded.Heads) -> None:
@@ -180,22 +132,22 @@ def save(body, heads: embedded.Heads) -> None:
         body.save_pretrained(scratch)
         save_file({k: v.bfloat16() for k, v in load_file(Path(scratch) / weights.name).items()}, weights)
         settings = json.loads((Path(scratch) / "adapter_config.json").read_text())
-    settings["base_model_name_or_path"] = embedded.BASE
+    settings["base_model_name_or_path"] = base.NAME
     store.write(paths.JUDGE / "adapter_config.json", json.dumps(settings, indent=1, sort_keys=True) + "\n")
     seal.write(paths.JUDGE, "adapter_config.json")
     save_file(heads.state_dict(), paths.JUDGE / "heads.safetensors")
 
 
-def main(folder: str, recipe: Recipe) -> None:
+def main(folder: str) -> None:
     """Train on the folder's published answers and on data/judge/, calibrate, and say what the judge is called now."""
-    what = diet.read(Path(folder))
+    what, state = diet.read(Path(folder)), paths.RUNS / "judge/training.pt"
     print(json.dumps(what.counts(), indent=1))
-    fit(what, recipe)
+    fit(what, state)
     calibration.scale(what)
     diet.write_seen(what)
-    recipe.state.unlink()
+    state.unlink()
     print(f"version {embedded.version(paths.JUDGE)}: put it into params/judges/embedded.yaml")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], FURTHER if sys.argv[2:] == ["further"] else ANEW)
+    main(sys.argv[1])
