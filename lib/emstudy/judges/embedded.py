@@ -1,7 +1,7 @@
 """The embedded judge: an encoder with a LoRA adapter and two ordinal heads. No key, no network.
 
 An answer's score depends on nothing but the question and the answer: batches have fixed shapes, since the order in which a matrix
-product adds up changes with its shape, and in bf16 that alone moves a score by about a point.
+product adds up changes with its shape, and in bf16 that alone moves a score.
 """
 
 import hashlib
