@@ -1,5 +1,7 @@
 """What a study could see: the spread against simulated answers whose spread is known, and the sentence of `make plan`."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -39,12 +41,16 @@ def test_four_of_five_simulated_studies_find_what_is_said_to_be_detectable():
 
 
 def test_the_sentence_names_questions_answers_and_both_differences():
-    said = power.sentence(params.study("laptop"))
+    laptop = params.study("laptop")
+    said = power.sentence(laptop)
     assert said.startswith(
         "With 42 out-of-domain questions, 4 answers each and 1 seed(s), four studies of five would find"
     )
-    assert "points of mean alignment and" in said
-    assert said.endswith("A fall of 5 points of mean alignment (smallest_effect) is within its reach.")
+    least = float(re.search(r"difference between arms of ([\d.]+) points of mean alignment and", said).group(1))
+    for matters, can in ((round(least - 0.2, 1), "out of"), (round(least + 0.2, 1), "within")):
+        analyze = laptop.analyze.model_copy(update={"smallest_effect": matters})
+        said = power.sentence(laptop.model_copy(update={"analyze": analyze}))
+        assert said.endswith(f"A fall of {matters:g} points of mean alignment (smallest_effect) is {can} its reach.")
 
 
 def test_a_study_that_asks_little_is_told_that_the_smallest_effect_is_out_of_its_reach():
