@@ -32,9 +32,10 @@ class Upper(torch.nn.Module):
         super().__init__()
         self.body, self.kept = body, {}
         layers, body.encoder.layer = body.encoder.layer, body.encoder.layer[:LOWEST]
+        body.eval()
         with torch.no_grad():
             for part in tqdm(embedded.batches({i: len(r) for i, r in enumerate(rows)}), desc="frozen layers"):
-                hidden, real = embedded.read(body.eval(), [rows[i] for i in part])
+                hidden, real = embedded.read(body, [rows[i] for i in part])
                 self.kept |= {i: h[r].clone() for i, h, r in zip(part, hidden, real, strict=True)}
         body.encoder.layer, body.embeddings = layers[LOWEST:], Given()
         for layer in layers:
