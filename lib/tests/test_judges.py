@@ -242,7 +242,9 @@ def test_slices_are_put_together_and_checked_before_they_are_read(tmp_path, monk
 
 
 def test_a_missing_slice_is_named():
-    assert [n for n in advisories.pins() if n.startswith(base.NAME)] == list(base.PACKAGES)  # what `make setup` installs
+    assert [n for n in advisories.pins() if n.startswith(base.NAME)] == list(
+        base.PACKAGES
+    )  # what `make setup` installs
     assert [base.slice_of(p).suffix for p in base.PACKAGES] == [".001", ".002", ".003", ".004", ".005"]
     with pytest.raises(UserError, match=r"the package no-such-part-001 is not installed; run `make setup`"):
         base.slice_of("no-such-part-001")
