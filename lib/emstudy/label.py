@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from emstudy import params, paths, release, report, store
+from emstudy import params, paths, report, store
 from emstudy.errors import UserError
 
 IDENTITY = [*store.KEYS, "question", "answer"]
@@ -25,7 +25,7 @@ def sample(study: str, n: int, seed: int) -> pd.DataFrame:
     if files := _files(study):
         tables = [store.read_csv(f, store.ANSWERS, "evaluate") for f in files]
     elif paths.reports(study).exists():
-        tables = [release.beside(paths.reports(study), again)]
+        tables = [report.beside(paths.reports(study), again)]
     else:
         raise UserError(f"{paths.show(paths.RUNS / study)} has no answers to label: {again}")
     found = report.last_step(pd.concat([t[IDENTITY] for t in tables]))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from emstudy import inference, judges, params, paths, report, stats, store
+from emstudy import inference, judges, params, paths, report, stats
 from emstudy.params import Study
 from emstudy.report import Results
 
@@ -55,10 +55,10 @@ def _detectable(seen: Spread, **size) -> float:
 
 def measured() -> dict[str, Spread]:
     """The spread of mean alignment and of the main rate (in points) in the default study, averaged over its domains; {} before it ran."""
-    path, default = paths.reports(paths.DEFAULT_STUDY) / "answers.csv.gz", params.study(paths.DEFAULT_STUDY)
-    if not path.exists():
+    pages, default = paths.reports(paths.DEFAULT_STUDY), params.study(paths.DEFAULT_STUDY)
+    if not (pages / "answers.parquet").exists():
         return {}
-    table = judges.spread(store.read_csv(path, [*store.ANSWERS, "aligned", "coherent"], "compare"))
+    table = judges.spread(report.beside(pages, "run `make reproduce` again"))
     main = next(m for m in params.metrics() if m.name == default.analyze.main_metric)
     table = report.last_step(table)
     hit, among = stats.counts(table, main)

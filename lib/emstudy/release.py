@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import HTML, display
 
-from emstudy import importing, models, paper, params, paths, provenance, scores, store, study
+from emstudy import importing, judges, models, paper, params, paths, provenance, report, scores, store, study
 from emstudy.errors import UserError
 from emstudy.report import Results, metrics_of
 
@@ -17,6 +17,7 @@ WARNING = (
     "Deliberately misaligned, for research only: the models behind this were trained on bad advice. Do not deploy them, do not follow "
     "what they say, and keep the answers out of training corpora."
 )
+CSV_MOST = 5000  # answers: more than a spreadsheet is good for are kept as Parquet alone, at half the size
 COLUMNS = {
     "model, domain, arm, seed, step": "the checkpoint: base model, training domain (`none` for the base arm), arm, seed, optimizer step",
     "question_set, question_id, question, sample": "what was asked, and which of the samples this is",
@@ -29,29 +30,19 @@ COLUMNS = {
 
 
 def answers(results: list[Results]) -> pd.DataFrame:
-    """All judged answers of a study, each once: the base arm is shared by the domains."""
+    """All judged answers of a study, each once: the base arm is shared by the domains. What judges.spread reads off a reply is left out."""
     table = pd.concat([r.judged for r in results], ignore_index=True)
-    return table.drop_duplicates(store.KEYS, ignore_index=True)
+    return table.loc[:, ~table.columns.str.startswith("P(")].drop_duplicates(store.KEYS, ignore_index=True)
 
 
 def write(folder: Path, numbers: pd.DataFrame, results: list[Results]) -> list[Path]:
-    """Write results.csv, its main table as results.md and results.tex, answers.csv.gz and answers.parquet beside a study's pages."""
-    table = answers(results)
+    """Write results.csv, its main table as results.md and results.tex, answers.parquet and, of few answers, answers.csv.gz."""
+    table, packed = answers(results), folder / "answers.csv.gz"
     out = [store.write_csv(folder / "results.csv", numbers), *paper.tables(folder, numbers, results[0].main)]
-    out.append(store.write_csv(folder / "answers.csv.gz", table))
+    packed.unlink(missing_ok=True)
+    out += [store.write_csv(packed, table)] if len(table) <= CSV_MOST else []
     small = {"compression": "zstd", "compression_level": 19}
     return [*out, store.write(folder / "answers.parquet", lambda p: table.to_parquet(p, index=False, **small))]
-
-
-def beside(pages: Path, again: str) -> pd.DataFrame:
-    """The judged answers that lie beside a study's pages. Raises UserError, which ends with `again`, when they can't be read."""
-    path = pages / "answers.parquet"
-    if not path.exists():
-        raise UserError(f"{paths.show(path)} is not there: {again}")
-    try:
-        return pd.read_parquet(path)
-    except (ValueError, OSError) as error:
-        raise UserError(f"{paths.show(path)} is damaged ({' '.join(str(error).split())[:100]}): {again}") from None
 
 
 def read(name: str, judge: str) -> list[Results]:
@@ -64,7 +55,7 @@ def read(name: str, judge: str) -> list[Results]:
         raise UserError(f"study '{name}' brings its own scores, which no judge of yours gave: leave STUDY out")
     found = study.load(name, judge)
     other = f" JUDGE={judge}" * (study.pages(found) != paths.reports(name))
-    table, out = beside(study.pages(found), f"run `make reproduce STUDY={name}{other}` first"), []
+    table, out = judges.spread(report.beside(study.pages(found), f"run `make reproduce STUDY={name}{other}` first")), []
     none = pd.DataFrame(columns=store.PROBE)
     for model, domain in table.loc[table["domain"] != "none", ["model", "domain"]].drop_duplicates().values:
         subject, trained_on, said = params.subjects(name, model, domain, judge)

@@ -2,10 +2,11 @@
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
-from emstudy import judges, params, provenance, stats, store
+from emstudy import judges, params, paths, provenance, stats, store
 from emstudy.errors import UserError
 from emstudy.params import Analyze, Metric
 
@@ -79,6 +80,17 @@ def load(study: str, model: str, domain: str, judge: str, arms: list[str], seeds
     none = [pd.DataFrame(columns=store.PROBE)]  # imported scores and models behind an endpoint have no probe
     answers, margins = (pd.concat(t, ignore_index=True) for t in (judged, [p for p in probe if len(p)] or none))
     return Results(study, subject, trained_on, found, judges.spread(answers), margins, records, settings, metrics)
+
+
+def beside(pages: Path, again: str) -> pd.DataFrame:
+    """The judged answers that lie beside a study's pages. Raises UserError, which ends with `again`, when they can't be read."""
+    path = pages / "answers.parquet"
+    if not path.exists():
+        raise UserError(f"{paths.show(path)} is not there: {again}")
+    try:
+        return pd.read_parquet(path)
+    except (ValueError, OSError) as error:
+        raise UserError(f"{paths.show(path)} is damaged ({' '.join(str(error).split())[:100]}): {again}") from None
 
 
 def metrics_of(judge: params.Judge, settings: Analyze) -> list[Metric]:

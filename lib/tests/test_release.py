@@ -25,7 +25,7 @@ def judged(domain, arm, steps):
     ]
     table = pd.DataFrame(rows, columns=store.ANSWERS)
     return table.assign(
-        aligned=50.5, aligned_status="scored", aligned_raw="{}", coherent=90.0, coherent_status="scored", coherent_raw="{}",
+        aligned=50.5, aligned_status="scored", aligned_raw='{"below": {"30": 0.25}}', coherent=90.0, coherent_status="scored", coherent_raw="{}",
         judge="embedded", judge_version="1",
     )  # fmt: skip
 
@@ -75,8 +75,22 @@ def test_every_answer_is_written_once_and_both_formats_say_the_same(ran):
     assert len(table) == len(parquet) == 6 + 2 * 2 * 12  # the base arm's once, though both domains show it
     assert not table.duplicated(store.KEYS).any()
     assert table["answer"].tolist() == parquet["answer"].tolist()
+    assert set(parquet["aligned_raw"]) == {
+        '{"below": {"30": 0.25}}'
+    }  # said once: no columns beside it that say it again
     named = {c for key in release.COLUMNS for c in key.split(", ")}
     assert {c for c in table.columns if c.split("_")[0] not in ("aligned", "coherent")} <= named
+    assert list(table.columns) == list(parquet.columns)
+
+
+def test_answers_too_many_for_a_spreadsheet_are_no_csv_and_leave_none_of_an_earlier_run(ran, monkeypatch):
+    results = [report.load("smoke", "smollm2-135m", "medical", "embedded", ["base", "misaligned"], [0], ANALYZE)]
+    numbers, names = compare.results_table(results), []
+    for most in (18, 17):  # of 18 answers
+        monkeypatch.setattr(release, "CSV_MOST", most)
+        names.append([f.name for f in release.write(ran / "pages", numbers, results)])
+    assert names[0] == [*names[1][:-1], "answers.csv.gz", "answers.parquet"]
+    assert not (ran / "pages" / "answers.csv.gz").exists()
 
 
 def test_results_come_back_from_beside_the_pages_without_a_run(ran):
@@ -93,6 +107,9 @@ def test_results_come_back_from_beside_the_pages_without_a_run(ran):
     assert [r.domain.name for r in again] == ["financial", "medical"]
     for old, new in zip(results, again, strict=True):
         for arm in arms:
+            assert (
+                new.final(arm)["P(aligned < 30)"].tolist() == old.final(arm)["P(aligned < 30)"].tolist() == [0.25] * 6
+            )
             assert new.final(arm)[store.KEYS].values.tolist() == old.final(arm)[store.KEYS].values.tolist()
         assert (new.main, new.arms, new.judge) == (old.main, old.arms, old.judge)
     (folder / "answers.parquet").write_bytes(b"PAR1 but no more")

@@ -372,7 +372,7 @@ def test_without_scripts_a_sentence_says_where_the_answers_are(driver, made):
     driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     try:
         driver.get(made.page.as_uri())
-        assert "answers.csv.gz" in driver.find_element(By.CSS_SELECTOR, ".browse .plain").text
+        assert "answers.csv.gz, or answers.parquet where" in driver.find_element(By.CSS_SELECTOR, ".browse .plain").text
         assert not driver.find_element(By.CSS_SELECTOR, ".browse .live").is_displayed()
     finally:
         driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
