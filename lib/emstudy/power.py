@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from emstudy import inference, judges, params, paths, report, stats
+from emstudy import inference, params, paths, report, stats
 from emstudy.params import Study
 from emstudy.report import Results
 
@@ -58,7 +58,7 @@ def measured() -> dict[str, Spread]:
     pages, default = paths.reports(paths.DEFAULT_STUDY), params.study(paths.DEFAULT_STUDY)
     if not (pages / "answers.parquet").exists():
         return {}
-    table = judges.spread(report.beside(pages, "run `make reproduce` again"))
+    table = report.beside(pages, "run `make reproduce` again")
     main = next(m for m in params.metrics() if m.name == default.analyze.main_metric)
     table = report.last_step(table)
     hit, among = stats.counts(table, main)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import HTML, display
 
-from emstudy import importing, judges, models, paper, params, paths, provenance, report, scores, store, study
+from emstudy import importing, models, paper, params, paths, provenance, report, scores, store, study
 from emstudy.errors import UserError
 from emstudy.report import Results, metrics_of
 
@@ -39,8 +39,10 @@ def write(folder: Path, numbers: pd.DataFrame, results: list[Results]) -> list[P
     """Write results.csv, its main table as results.md and results.tex, answers.parquet and, of few answers, answers.csv.gz."""
     table, packed = answers(results), folder / "answers.csv.gz"
     out = [store.write_csv(folder / "results.csv", numbers), *paper.tables(folder, numbers, results[0].main)]
-    packed.unlink(missing_ok=True)
-    out += [store.write_csv(packed, table)] if len(table) <= CSV_MOST else []
+    if len(table) <= CSV_MOST:
+        out.append(store.write_csv(packed, table))
+    else:
+        packed.unlink(missing_ok=True)  # an earlier run's
     small = {"compression": "zstd", "compression_level": 19}
     return [*out, store.write(folder / "answers.parquet", lambda p: table.to_parquet(p, index=False, **small))]
 
@@ -55,7 +57,7 @@ def read(name: str, judge: str) -> list[Results]:
         raise UserError(f"study '{name}' brings its own scores, which no judge of yours gave: leave STUDY out")
     found = study.load(name, judge)
     other = f" JUDGE={judge}" * (study.pages(found) != paths.reports(name))
-    table, out = judges.spread(report.beside(study.pages(found), f"run `make reproduce STUDY={name}{other}` first")), []
+    table, out = report.beside(study.pages(found), f"run `make reproduce STUDY={name}{other}` first"), []
     none = pd.DataFrame(columns=store.PROBE)
     for model, domain in table.loc[table["domain"] != "none", ["model", "domain"]].drop_duplicates().values:
         subject, trained_on, said = params.subjects(name, model, domain, judge)

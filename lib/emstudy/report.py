@@ -83,12 +83,12 @@ def load(study: str, model: str, domain: str, judge: str, arms: list[str], seeds
 
 
 def beside(pages: Path, again: str) -> pd.DataFrame:
-    """The judged answers that lie beside a study's pages. Raises UserError, which ends with `again`, when they can't be read."""
+    """The judged answers that lie beside a study's pages, as load gives them. Raises UserError, which ends with `again`, when they can't be read."""
     path = pages / "answers.parquet"
     if not path.exists():
         raise UserError(f"{paths.show(path)} is not there: {again}")
     try:
-        return pd.read_parquet(path)
+        return judges.spread(pd.read_parquet(path))
     except (ValueError, OSError) as error:
         raise UserError(f"{paths.show(path)} is damaged ({' '.join(str(error).split())[:100]}): {again}") from None
 

@@ -9,7 +9,7 @@ import made_up
 import pandas as pd
 import pytest
 
-from emstudy import browser, judges, paths, report
+from emstudy import browser, paths, report
 
 HOSTILE = "</script><!--<script>alert(1)</script><img src=x onerror=alert(1)> \u202e\x00\x1b[31m"
 
@@ -70,8 +70,7 @@ def test_the_same_answers_give_the_same_bytes_at_another_time(judged, monkeypatc
 
 
 def test_a_page_of_2400_real_answers_grows_by_less_than_400_kb():
-    shipped = paths.REPORTS / "studies" / "laptop-seeds" / "answers.parquet"
-    table = judges.spread(pd.read_parquet(shipped)).sample(2400, random_state=0)
+    table = report.beside(paths.reports("laptop-seeds"), "git checkout").sample(2400, random_state=0)
     assert len(table) == 2400
     assert len(browser.block(browser.pack(table, ["aligned", "coherent"], "medical"))) < 400_000
 
