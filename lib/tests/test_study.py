@@ -1,5 +1,8 @@
 """make sees a study as files: they change exactly when a run must, and list every cell and page."""
 
+import subprocess
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -156,6 +159,27 @@ def test_the_makefile_fragment_lists_cells_pages_and_what_they_need(root):
         for c in ("none/base", "medical/misaligned", "medical/aligned")
     )
     assert needs in (root / "runs/laptop/cells.mk").read_text().splitlines()
+
+
+@pytest.mark.parametrize("gone", ["", "results.csv", "answers.parquet"])
+def test_a_table_that_is_gone_from_beside_the_pages_is_written_again_and_nothing_else_is(root, gone):
+    write(root)
+    found, here = make_variables(root), Path(__file__).parents[2]
+    for name in ("Makefile", "lib", "notebooks"):
+        (root / name).symlink_to(here / name)
+    (root / "data/judge").symlink_to(here / "data/judge")
+    stages = [f"{c}/finetune.ipynb" for c in found["TRAINED"]]
+    stages += [f"{c}/{stage}.ipynb" for stage in ("evaluate", "judge.embedded") for c in found["CELLS"]]
+    for made in [*stages, *found["ANALYSES"], *found["COMPARE"], *found["TABLES"], *found["PAGES"], *found["INDEX"]]:
+        (root / made).parent.mkdir(parents=True, exist_ok=True)
+        (root / made).touch()
+    if gone:
+        (root / "reports" / gone).unlink()
+    command = ["make", "-n", "--no-print-directory", "pages", "FRESH=1", "STUDY=laptop", "JUDGE="]
+    said = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
+    again = [line.split(" -m emstudy ")[1].split()[:2] for line in said.splitlines() if "emstudy" in line]
+    compare = found["COMPARE"][0]
+    assert again == ([["run", "5-compare"], ["render", compare]] if gone else [])
 
 
 def test_a_study_other_than_the_default_has_a_folder_of_its_own_for_pages(root):
