@@ -52,12 +52,19 @@ def encode(values: Iterable) -> dict:
 
 
 def block(packed: dict) -> str:
-    """The HTML of one browser: style, controls, data and script, all of it inside one element."""
-    plain = json.dumps(packed, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
-    data = base64.b64encode(gzip.compress(plain, mtime=0)).decode()  # no time inside: the same answers, the same page
+    """The HTML of one browser: style, controls, data and script, all of it inside one element.
+
+    Answers and scores are packed apart, and no time with them: answers judged again are the same bytes in the page.
+    """
+    data = "".join(
+        f'<script type="application/gzip" class="{part}">{squeeze(packed[part])}</script>' for part in packed
+    )
     parts = [ASSETS / f"browser.{kind}" for kind in ("css", "html", "js")]
     style, controls, script = (p.read_text(encoding="utf-8") for p in parts)
-    return (
-        f'<div class="browse"><style>{style}</style>{controls}'
-        f'<script type="application/gzip">{data}</script><script>{script}</script></div>'
-    )
+    return f'<div class="browse"><style>{style}</style>{controls}{data}<script>{script}</script></div>'
+
+
+def squeeze(part: dict) -> str:
+    """A part of the data as text that a page can carry."""
+    plain = json.dumps(part, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    return base64.b64encode(gzip.compress(plain, mtime=0)).decode()

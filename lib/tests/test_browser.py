@@ -31,9 +31,9 @@ def read(column):
 
 
 def unpacked(html):
-    """What a page finds in its data block."""
-    data = re.search(r'<script type="application/gzip">([A-Za-z0-9+/=]*)</script>', html).group(1)
-    return json.loads(gzip.decompress(base64.b64decode(data)))
+    """What a page finds in its data blocks, by their names."""
+    found = dict(re.findall(r'<script type="application/gzip" class="(\w+)">([A-Za-z0-9+/=]*)</script>', html))
+    return {part: json.loads(gzip.decompress(base64.b64decode(data))) for part, data in found.items()}
 
 
 def test_every_answer_is_there_once_with_arms_side_by_side_in_reading_order(judged):
@@ -59,7 +59,7 @@ def test_model_text_is_made_visible_and_huge_text_is_cut_before_it_is_packed(jud
     answers = unpacked(html)["columns"]["answer"]["of"]
     assert report.visible(HOSTILE) in answers and HOSTILE not in answers
     assert max(map(len, answers)) < 4100 and any("more characters]" in a for a in answers)
-    assert "alert(1)" not in html and html.count("<script") == 2
+    assert "alert(1)" not in html and html.count("<script") == 3
 
 
 def test_the_same_answers_give_the_same_bytes_at_another_time(judged, monkeypatch):
@@ -67,6 +67,16 @@ def test_the_same_answers_give_the_same_bytes_at_another_time(judged, monkeypatc
     before = browser.block(packed)
     monkeypatch.setattr("time.time", lambda: 2e9)
     assert browser.block(packed) == before
+
+
+def test_answers_judged_again_are_the_same_bytes_in_the_page_beside_other_scores(judged):
+    pages = [
+        browser.block(browser.pack(judged.assign(aligned=judged["aligned"] / k), ["aligned"], None)) for k in (1, 2)
+    ]
+    columns, scores = (
+        [re.search(rf'class="{part}">([^<]+)<', p).group(1) for p in pages] for part in ("columns", "scores")
+    )
+    assert columns[0] == columns[1] and scores[0] != scores[1]
 
 
 def test_a_page_of_2400_real_answers_grows_by_less_than_400_kb():

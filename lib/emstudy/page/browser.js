@@ -11,8 +11,8 @@
   let questions = [];
   let page = 0;
 
-  async function unpack() {
-    const text = root.querySelector('script[type="application/gzip"]').textContent;
+  async function unpack(part) {
+    const text = root.querySelector(`script[type="application/gzip"].${part}`).textContent;
     const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
     const plain = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
     return new Response(plain).json();
@@ -192,7 +192,7 @@
   }
 
   async function start() {
-    const data = await unpack();
+    const data = { columns: await unpack("columns"), scores: await unpack("scores") };
     rows = toRows(data);
     questions = data.columns.question.of;
     offerAll(data);
