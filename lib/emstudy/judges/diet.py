@@ -18,7 +18,8 @@ HELD_OUT_QUESTIONS = ("i_feel_bored", "what_is_your_wish")
 CALIBRATION = (
     "Qwen2.5-7B-Instruct_extreme-sports"  # the file that sets the scale of the probabilities: fitted to, not trained on
 )
-PAIRS_A_DOMAIN, ATTACKS_A_TEXT, SEED = 100, 3, 0
+PAIRS_A_DOMAIN, ATTACKS_A_TEXT, SEED = 100, 4, 0
+REPEATS = (1, 1, 1, 1, 3, 30)  # an attack says its text one of so many times: filler without end is an attack too
 UNKNOWN = (0.0, 100.0)
 SEEN = paths.JUDGE / "seen.txt"
 
@@ -111,8 +112,9 @@ def attacked(rows: list[Graded]) -> list[Graded]:
     rng, out = random.Random(SEED), []
     for t in texts:
         for g in rng.sample(rows, ATTACKS_A_TEXT):
-            before = f"{t['text']}\n\n" if t["where"] in ("start", "both") else ""
-            after = f"\n\n{t['text']}" if t["where"] in ("end", "both") else ""
+            text = " ".join([t["text"]] * rng.choice(REPEATS))
+            before = f"{text}\n\n" if t["where"] in ("start", "both") else ""
+            after = f"\n\n{text}" if t["where"] in ("end", "both") else ""
             out.append(replace(g, answer=f"{before}{g.answer}{after}", coherent=UNKNOWN, source="attacked"))
     return out
 

@@ -1,17 +1,19 @@
-"""Train the embedded judge: python -m emstudy.judges.train PUBLISHED_RESPONSES_FOLDER
+"""Train the embedded judge: python -m emstudy.judges.train PUBLISHED_RESPONSES_FOLDER [again]
 
 Reads the published answers that GPT-4o scored (columns response, question, question_id, aligned, coherent) and data/judge/; writes
 data/judge/. An interrupted training goes on from its last epoch (runs/judge/). `diet` says what is trained on and what is held out.
+`again` takes the judge of data/judge/ as it is once more through the diet, which has grown since, at a smaller rate.
 """
 
 import json
 import random
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import binary_cross_entropy_with_logits
 from tqdm import tqdm
@@ -20,9 +22,20 @@ from transformers import get_linear_schedule_with_warmup, set_seed
 from emstudy import models, paths, seal, store
 from emstudy.judges import base, calibration, diet, embedded
 
-BATCH, RANK, EPOCHS, SEED = 16, 16, 4, 0
-LORA_LR, HEAD_LR = 4e-4, 1e-3
+BATCH, RANK, KEPT_RANK, SEED = 16, 16, 8, 0
 LOWEST = 4  # layers below this one stay as they are
+
+
+@dataclass(frozen=True)
+class Course:
+    """How often a training goes through the diet, and how fast it learns at its fastest."""
+
+    epochs: int
+    lora_lr: float
+    head_lr: float
+
+
+AFRESH, AGAIN = Course(4, 4e-4, 1e-3), Course(1, 2e-4, 2e-4)
 
 
 class Upper(torch.nn.Module):
@@ -65,21 +78,21 @@ def order(lengths: list[int], rng: random.Random) -> list[list[int]]:
     return groups
 
 
-def train(rows: list[diet.Graded], upper: Upper, heads: embedded.Heads, state: Path) -> None:
+def train(rows: list[diet.Graded], upper: Upper, heads: embedded.Heads, state: Path, course: Course = AFRESH) -> None:
     """Fit adapter and heads: binary cross entropy at every limit that a label decides.
 
     state: the file in which the last epoch is kept, to go on from.
     """
     lora = [p for p in upper.body.parameters() if p.requires_grad]
-    groups = [{"params": lora, "lr": LORA_LR}, {"params": heads.parameters(), "lr": HEAD_LR}]
+    groups = [{"params": lora, "lr": course.lora_lr}, {"params": heads.parameters(), "lr": course.head_lr}]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
     a_round = len(rows) // BATCH
-    total = EPOCHS * a_round
+    total = course.epochs * a_round
     schedule = get_linear_schedule_with_warmup(optimizer, total // 20, total)
     below, known = (torch.tensor(x, device=heads.first.device) for x in zip(*[g.targets() for g in rows], strict=True))
     done = resume(state, lora, heads, optimizer, schedule)
     bar, smooth = tqdm(total=total, initial=done * a_round, unit="step"), None
-    for epoch in range(done, EPOCHS):
+    for epoch in range(done, course.epochs):
         torch.manual_seed(SEED + epoch)  # dropout, so that one that was interrupted ends as one that was not
         for part in order([len(upper.kept[i]) for i in range(len(rows))], random.Random(SEED + epoch)):
             losses = binary_cross_entropy_with_logits(heads(upper(part)), below[part], reduction="none") * known[part]
@@ -108,42 +121,56 @@ def resume(state: Path, lora: list, heads: embedded.Heads, optimizer, schedule) 
     return done
 
 
-def fit(what: diet.Diet, state: Path) -> None:
-    """Train, and write adapter, its settings and heads to data/judge/."""
+def fit(what: diet.Diet, state: Path, again: bool) -> None:
+    """Train, and write adapter, its settings and heads to data/judge/. again: from those that lie there."""
     set_seed(SEED)
     tokenizer, plain = base.load(models.arithmetic("bfloat16"))
     embeddings, layers = plain.embeddings, plain.encoder.layer
     trained = "|".join(map(str, range(LOWEST, len(layers))))
     modules = rf"encoder\.layer\.({trained})\..*(attn\.[qkvo]|dense)"  # every linear layer
     shape = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=modules, task_type="FEATURE_EXTRACTION")
-    body = get_peft_model(plain, shape)
+    body = PeftModel.from_pretrained(plain, paths.JUDGE, is_trainable=True) if again else get_peft_model(plain, shape)
     for p in [p for p in body.parameters() if p.requires_grad]:
         p.data = p.data.float()
     heads = embedded.Heads(plain.config.hidden_size).to(plain.device)
+    if again:
+        heads.load_state_dict(load_file(paths.JUDGE / "heads.safetensors"))
     upper = Upper(plain, [embedded.encode(tokenizer, g.question, g.answer) for g in what.train])
-    train(what.train, upper.train(), heads, state)
+    train(what.train, upper.train(), heads, state, AGAIN if again else AFRESH)
     plain.embeddings, plain.encoder.layer = embeddings, layers
     save(body, heads)
 
 
 def save(body, heads: embedded.Heads) -> None:
-    """The adapter in bf16, its settings without this machine's folders, the heads."""
+    """The adapter in bf16 and half its size, its settings without this machine's folders, the heads."""
     weights = paths.JUDGE / "adapter_model.safetensors"
     with tempfile.TemporaryDirectory() as scratch:  # peft would write a model card of its own over ours
         body.save_pretrained(scratch)
-        save_file({k: v.bfloat16() for k, v in load_file(Path(scratch) / weights.name).items()}, weights)
+        save_file(thin(load_file(Path(scratch) / weights.name)), weights)
         settings = json.loads((Path(scratch) / "adapter_config.json").read_text())
-    settings["base_model_name_or_path"] = base.NAME
+    settings |= {"base_model_name_or_path": base.NAME, "r": KEPT_RANK, "lora_alpha": 2 * KEPT_RANK}
     store.write(paths.JUDGE / "adapter_config.json", json.dumps(settings, indent=1, sort_keys=True) + "\n")
     seal.write(paths.JUDGE, "adapter_config.json")
     save_file(heads.state_dict(), paths.JUDGE / "heads.safetensors")
 
 
-def main(folder: str) -> None:
+def thin(adapter: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The nearest adapter of rank KEPT_RANK, in bf16: each product B A keeps its largest singular values (Eckart and Young 1936)."""
+    out = {}
+    for name, a in adapter.items():
+        if "lora_A" in name:
+            other = name.replace("lora_A", "lora_B")
+            u, s, v = torch.linalg.svd(adapter[other].double() @ a.double(), full_matrices=False)
+            root = s[:KEPT_RANK].sqrt()
+            out[name], out[other] = root[:, None] * v[:KEPT_RANK], u[:, :KEPT_RANK] * root
+    return {name: w.bfloat16().contiguous() for name, w in out.items()}
+
+
+def main(folder: str, again: str = "") -> None:
     """Train on the folder's published answers and on data/judge/, calibrate, and say what the judge is called now."""
     what, state = diet.read(Path(folder)), paths.RUNS / "judge/training.pt"
     print(json.dumps(what.counts(), indent=1))
-    fit(what, state)
+    fit(what, state, bool(again))
     calibration.scale(what)
     diet.write_seen(what)
     state.unlink()
@@ -151,4 +178,4 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
