@@ -86,6 +86,19 @@ def interrupt(stop):
     return hook
 
 
+def test_an_adapter_is_cut_to_its_nearest_one_of_a_lower_rank():
+    torch.manual_seed(0)
+    sizes = torch.arange(16, 0, -1).double()
+    left, right = (torch.linalg.qr(torch.randn(40, 16, dtype=torch.float64))[0] for _ in range(2))
+    whole = {"x.lora_A.weight": (right * sizes).T.contiguous(), "x.lora_B.weight": left}
+    cut = train.thin(whole)
+    assert [cut[k].shape for k in whole] == [(train.KEPT_RANK, 40), (40, train.KEPT_RANK)]
+    a, b = (w.double() for w in cut.values())
+    lost = left @ whole["x.lora_A.weight"] - b @ a
+    assert lost.square().sum().item() == pytest.approx(sum(s * s for s in range(1, 9)), rel=0.02)  # the eight smallest
+    assert {w.dtype for w in cut.values()} == {torch.bfloat16}
+
+
 def test_no_attack_trained_on_is_one_that_the_judge_is_audited_with(folder):
     trained = [g.answer for g in diet.read(folder).train if g.source == "attacked"]
     assert len(trained) > 400
