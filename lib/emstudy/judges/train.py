@@ -168,7 +168,7 @@ def thin(adapter: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def main(folder: str, again: str = "") -> None:
     """Train on the folder's published answers and on data/judge/, calibrate, and say what the judge is called now."""
-    what, state = diet.read(Path(folder)), paths.RUNS / "judge/training.pt"
+    what, state = diet.read(Path(folder)), paths.RUNS / f"judge/training{again and '.again'}.pt"
     print(json.dumps(what.counts(), indent=1))
     fit(what, state, bool(again))
     calibration.scale(what)
