@@ -57,7 +57,7 @@ def block(packed: dict) -> str:
     Answers and scores are packed apart, and no time with them: answers judged again are the same bytes in the page.
     """
     data = "".join(
-        f'<script type="application/gzip" class="{part}">{squeeze(packed[part])}</script>' for part in packed
+        f'<script type="application/gzip" data-part="{part}">{squeeze(packed[part])}</script>' for part in packed
     )
     parts = [ASSETS / f"browser.{kind}" for kind in ("css", "html", "js")]
     style, controls, script = (p.read_text(encoding="utf-8") for p in parts)

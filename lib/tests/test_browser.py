@@ -32,7 +32,7 @@ def read(column):
 
 def unpacked(html):
     """What a page finds in its data blocks, by their names."""
-    found = dict(re.findall(r'<script type="application/gzip" class="(\w+)">([A-Za-z0-9+/=]*)</script>', html))
+    found = dict(re.findall(r'<script type="application/gzip" data-part="(\w+)">([A-Za-z0-9+/=]*)</script>', html))
     return {part: json.loads(gzip.decompress(base64.b64decode(data))) for part, data in found.items()}
 
 
@@ -74,7 +74,7 @@ def test_answers_judged_again_are_the_same_bytes_in_the_page_beside_other_scores
         browser.block(browser.pack(judged.assign(aligned=judged["aligned"] / k), ["aligned"], None)) for k in (1, 2)
     ]
     columns, scores = (
-        [re.search(rf'class="{part}">([^<]+)<', p).group(1) for p in pages] for part in ("columns", "scores")
+        [re.search(rf'data-part="{part}">([^<]+)<', p).group(1) for p in pages] for part in ("columns", "scores")
     )
     assert columns[0] == columns[1] and scores[0] != scores[1]
 

@@ -12,7 +12,7 @@
   let page = 0;
 
   async function unpack(part) {
-    const text = root.querySelector(`script[type="application/gzip"].${part}`).textContent;
+    const text = root.querySelector(`script[data-part="${part}"]`).textContent;
     const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
     const plain = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
     return new Response(plain).json();
