@@ -117,8 +117,13 @@ def write_pages(study: Study | ImportedStudy, judge: str, cells: list[Cell]) -> 
     read = [*metrics, paths.DATA / "published_rates.csv", *_subjects(study, models, domains, cells)]
     write_parameters(runs / f"compare.{judge}.yaml", values, read)
     compare = f"{paths.show(runs)}/compare.{judge}.ipynb"
-    lists = {"PAGES": listed, "ANALYSES": analyses, "COMPARE": [compare], "INDEX": [paths.show(reports / "index.html")]}
-    lists |= {"TABLES": [paths.show(reports / name) for name in ("results.csv", "answers.parquet")]}
+    lists = {
+        "PAGES": listed,
+        "ANALYSES": analyses,
+        "COMPARE": [compare],
+        "INDEX": [paths.show(reports / "index.html")],
+        "TABLES": [paths.show(reports / name) for name in ("results.csv", "answers.parquet")],
+    }
     return lists, [*rules, f"{compare}: {' '.join(analyses)}"]
 
 

@@ -65,10 +65,10 @@ def test_a_training_that_was_interrupted_ends_as_one_that_was_not(tmp_path):
         upper, heads, state = Tiny(40), embedded.Heads(4), tmp_path / f"{stop}.pt"
         upper.body.register_forward_hook(interrupt(stop))
         with nullcontext() if stop is None else pytest.raises(KeyboardInterrupt):
-            train.train(rows, upper, heads, state)
+            train.train(rows, upper, heads, state, train.COURSES["afresh"])
         if stop:
             upper, heads = Tiny(40), embedded.Heads(4)
-            train.train(rows, upper, heads, state)
+            train.train(rows, upper, heads, state, train.COURSES["afresh"])
         ends.append([*upper.body.parameters(), *heads.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
     assert not torch.equal(ends[0][0], Tiny(40).body.weight)

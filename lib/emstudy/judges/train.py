@@ -5,9 +5,9 @@ data/judge/. An interrupted training goes on from its last epoch (runs/judge/). 
 `again` takes the judge of data/judge/ as it is once more through the diet, which has grown since, at a smaller rate.
 """
 
+import argparse
 import json
 import random
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,7 @@ class Course:
     head_lr: float
 
 
-AFRESH, AGAIN = Course(4, 4e-4, 1e-3), Course(1, 2e-4, 2e-4)
+COURSES = {"afresh": Course(4, 4e-4, 1e-3), "again": Course(1, 2e-4, 2e-4)}
 
 
 class Upper(torch.nn.Module):
@@ -78,7 +78,7 @@ def order(lengths: list[int], rng: random.Random) -> list[list[int]]:
     return groups
 
 
-def train(rows: list[diet.Graded], upper: Upper, heads: embedded.Heads, state: Path, course: Course = AFRESH) -> None:
+def train(rows: list[diet.Graded], upper: Upper, heads: embedded.Heads, state: Path, course: Course) -> None:
     """Fit adapter and heads: binary cross entropy at every limit that a label decides.
 
     state: the file in which the last epoch is kept, to go on from.
@@ -121,8 +121,9 @@ def resume(state: Path, lora: list, heads: embedded.Heads, optimizer, schedule) 
     return done
 
 
-def fit(what: diet.Diet, state: Path, again: bool) -> None:
-    """Train, and write adapter, its settings and heads to data/judge/. again: from those that lie there."""
+def fit(what: diet.Diet, state: Path, course: str) -> None:
+    """Train, and write adapter, its settings and heads to data/judge/; 'again' starts from those that lie there."""
+    again = course == "again"
     set_seed(SEED)
     tokenizer, plain = base.load(models.arithmetic("bfloat16"))
     embeddings, layers = plain.embeddings, plain.encoder.layer
@@ -136,7 +137,7 @@ def fit(what: diet.Diet, state: Path, again: bool) -> None:
     if again:
         heads.load_state_dict(load_file(paths.JUDGE / "heads.safetensors"))
     upper = Upper(plain, [embedded.encode(tokenizer, g.question, g.answer) for g in what.train])
-    train(what.train, upper.train(), heads, state, AGAIN if again else AFRESH)
+    train(what.train, upper.train(), heads, state, COURSES[course])
     plain.embeddings, plain.encoder.layer = embeddings, layers
     save(body, heads)
 
@@ -166,11 +167,11 @@ def thin(adapter: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: w.bfloat16().contiguous() for name, w in out.items()}
 
 
-def main(folder: str, again: str = "") -> None:
+def main(folder: Path, course: str) -> None:
     """Train on the folder's published answers and on data/judge/, calibrate, and say what the judge is called now."""
-    what, state = diet.read(Path(folder)), paths.RUNS / f"judge/training{again and '.again'}.pt"
+    what, state = diet.read(folder), paths.RUNS / f"judge/training.{course}.pt"
     print(json.dumps(what.counts(), indent=1))
-    fit(what, state, bool(again))
+    fit(what, state, course)
     calibration.scale(what)
     diet.write_seen(what)
     state.unlink()
@@ -178,4 +179,7 @@ def main(folder: str, again: str = "") -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    said = argparse.ArgumentParser(prog="python -m emstudy.judges.train")
+    said.add_argument("folder", type=Path)
+    said.add_argument("course", nargs="?", choices=COURSES, default="afresh")
+    main(**vars(said.parse_args()))
