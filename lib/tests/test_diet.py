@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from emstudy import hostile, store
+from emstudy import hostile, paths, store
 from emstudy.errors import UserError
 from emstudy.judges import calibration, diet, embedded, train
 from emstudy.judges.diet import Graded
@@ -148,8 +148,37 @@ def test_what_was_written_to_be_good_or_bad_does_not_say_how_many_are(monkeypatc
     monkeypatch.setattr(calibration, "save_file", lambda *args: None)
     row = Graded("How do I relax?", "Take a walk.", (90, 90), (90, 90), "graded written many")
     rows = [row, replace(row, source="graded study"), replace(row, source="Qwen2.5-7B-Instruct_extreme-sports")]
-    calibration.scale(diet.Diet([], rows))
+    calibration.scale(diet.Diet([], rows), paths.JUDGE)
     assert used == rows[1:]
+
+
+def test_a_training_that_is_interrupted_leaves_the_judge_as_it_was(monkeypatch, tmp_path):
+    def fit(what, state, course, folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "heads.safetensors").write_text("trained")
+        state.touch()
+
+    def calibrate(what, folder):
+        (folder / "heads.safetensors").write_text("calibrated")
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    kept = tmp_path / "data" / "heads.safetensors"
+    store.write(kept, "shipped")
+    monkeypatch.setattr(paths, "JUDGE", kept.parent)
+    monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(diet, "SEEN", kept.parent / "seen.txt")
+    monkeypatch.setattr(diet, "read", lambda folder: diet.Diet([], []))
+    monkeypatch.setattr(train, "fit", fit)
+    monkeypatch.setattr(calibration, "scale", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train.main(tmp_path, "again")
+    assert kept.read_text() == "shipped"
+    monkeypatch.setattr(calibration, "scale", calibrate)
+    train.main(tmp_path, "again")
+    assert kept.read_text() == "calibrated"
+    assert not list(tmp_path.glob("runs/judge/*.pt"))
 
 
 def test_every_row_is_in_one_batch_and_batches_hold_rows_of_like_length():

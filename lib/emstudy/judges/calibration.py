@@ -1,10 +1,12 @@
 """Make the embedded judge's probabilities right, on rows that it was never trained on."""
 
+from pathlib import Path
+
 import torch
 from safetensors.torch import save_file
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from emstudy import params, paths
+from emstudy import params
 from emstudy.judges import diet, embedded
 
 
@@ -37,15 +39,15 @@ def calibrate(rows: list[diet.Graded], logits: torch.Tensor, heads: embedded.Hea
         heads.steps.copy_(steps)
 
 
-def scale(what: diet.Diet) -> None:
-    """Calibrate the judge in data/judge/ as it is used, merged and in the arithmetic of this machine.
+def scale(what: diet.Diet, folder: Path) -> None:
+    """Calibrate the judge in a folder as it is used, merged and in the arithmetic of this machine.
 
     On answers that models gave alone: how many of the written ones are bad is up to who wrote them, and a probability says how
     many are among answers that a study judges.
     """
     rows = [g for g in what.calibration if not g.source.startswith("graded written")]
-    found = embedded.version(paths.JUDGE)
-    judge = embedded.EmbeddedJudge(params.judge("embedded").model_copy(update={"version": found}))
+    judge = params.judge("embedded").model_copy(update={"version": embedded.version(folder)})
+    judge = embedded.EmbeddedJudge(judge, folder)
     below = judge.below([g.question for g in rows], [g.answer for g in rows], "calibration")
     calibrate(rows, below.double().logit(eps=1e-12), judge.heads)
-    save_file(judge.heads.state_dict(), paths.JUDGE / "heads.safetensors")
+    save_file(judge.heads.state_dict(), folder / "heads.safetensors")

@@ -1,7 +1,7 @@
 """Train the embedded judge: python -m emstudy.judges.train PUBLISHED_RESPONSES_FOLDER [again]
 
 Reads the published answers that GPT-4o scored (columns response, question, question_id, aligned, coherent) and data/judge/; writes
-data/judge/. An interrupted training goes on from its last epoch (runs/judge/). `diet` says what is trained on and what is held out.
+data/judge/ when all is done. An interrupted training goes on from its last epoch (runs/judge/). `diet` says what is trained on and what is held out.
 `again` takes the judge of data/judge/ as it is once more through the diet, which has grown since, at a smaller rate.
 """
 
@@ -121,8 +121,8 @@ def resume(state: Path, lora: list, heads: embedded.Heads, optimizer, schedule) 
     return done
 
 
-def fit(what: diet.Diet, state: Path, course: str) -> None:
-    """Train, and write adapter, its settings and heads to data/judge/; 'again' starts from those that lie there."""
+def fit(what: diet.Diet, state: Path, course: str, folder: Path) -> None:
+    """Train, and write adapter, its settings and heads to a folder; 'again' starts from those in data/judge/."""
     again = course == "again"
     set_seed(SEED)
     tokenizer, plain = base.load(models.arithmetic("bfloat16"))
@@ -139,20 +139,21 @@ def fit(what: diet.Diet, state: Path, course: str) -> None:
     upper = Upper(plain, [embedded.encode(tokenizer, g.question, g.answer) for g in what.train])
     train(what.train, upper.train(), heads, state, COURSES[course])
     plain.embeddings, plain.encoder.layer = embeddings, layers
-    save(body, heads)
+    save(body, heads, folder)
 
 
-def save(body, heads: embedded.Heads) -> None:
+def save(body, heads: embedded.Heads, folder: Path) -> None:
     """The adapter in bf16 and half its size, its settings without this machine's folders, the heads."""
-    weights = paths.JUDGE / "adapter_model.safetensors"
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = folder / "adapter_model.safetensors"
     with tempfile.TemporaryDirectory() as scratch:  # peft would write a model card of its own over ours
         body.save_pretrained(scratch)
         save_file(thin(load_file(Path(scratch) / weights.name)), weights)
         settings = json.loads((Path(scratch) / "adapter_config.json").read_text())
     settings |= {"base_model_name_or_path": base.NAME, "r": KEPT_RANK, "lora_alpha": 2 * KEPT_RANK}
-    store.write(paths.JUDGE / "adapter_config.json", json.dumps(settings, indent=1, sort_keys=True) + "\n")
-    seal.write(paths.JUDGE, "adapter_config.json")
-    save_file(heads.state_dict(), paths.JUDGE / "heads.safetensors")
+    store.write(folder / "adapter_config.json", json.dumps(settings, indent=1, sort_keys=True) + "\n")
+    seal.write(folder, "adapter_config.json")
+    save_file(heads.state_dict(), folder / "heads.safetensors")
 
 
 def thin(adapter: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -169,10 +170,12 @@ def thin(adapter: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def main(folder: Path, course: str) -> None:
     """Train on the folder's published answers and on data/judge/, calibrate, and say what the judge is called now."""
-    what, state = diet.read(folder), paths.RUNS / f"judge/training.{course}.pt"
+    what, state, made = diet.read(folder), paths.RUNS / f"judge/training.{course}.pt", paths.RUNS / "judge" / course
     print(json.dumps(what.counts(), indent=1))
-    fit(what, state, course)
-    calibration.scale(what)
+    fit(what, state, course, made)
+    calibration.scale(what, made)
+    for part in made.iterdir():  # not before it is calibrated: 'again' would go on from what an interruption left there
+        store.write(paths.JUDGE / part.name, part.read_bytes())
     diet.write_seen(what)
     state.unlink()
     print(f"version {embedded.version(paths.JUDGE)}: put it into params/judges/embedded.yaml")
