@@ -111,6 +111,7 @@ bench: setup ## time training, sampling and judging beside other ways, on this m
 	@PYTHONPATH=$(abspath runs/bench/trl) $(PY) -m emstudy bench
 
 label: setup ## score answers blind in JupyterLab, which makes gold labels: [STUDY=name] [LABELLER=me]
+	@$(PY) -m emstudy label "$(STUDY)" "$(LABELLER)"
 	@mkdir -p runs/$(STUDY)
 	@$(VENV)/bin/papermill --log-level ERROR --prepare-only --no-progress-bar -r study "$(STUDY)" -r labeller "$(LABELLER)" notebooks/8-label.ipynb "runs/$(STUDY)/label.$(LABELLER).ipynb"
 	$(LAB) --LabApp.default_url="/lab/tree/runs/$(STUDY)/label.$(LABELLER).ipynb"

@@ -1,4 +1,4 @@
-"""The commands behind the Makefile: python -m emstudy {cells,plan,warm,run,render,check,readme,pictures,data,new-domain,import,export,audit,advisories,bench} ..."""
+"""The commands behind the Makefile: python -m emstudy {cells,plan,warm,run,render,check,readme,pictures,data,new-domain,import,export,audit,label,advisories,bench} ..."""
 
 import argparse
 import os
@@ -29,6 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
         "import": ["scores", "study", "model", "domain", "arm", "seed"],
         "export": ["study"],
         "audit": ["judges", "gold", "study", "name", "grader"],
+        "label": ["study", "labeller"],
     }.items():
         command = commands.add_parser(name)
         for n in names:
@@ -184,6 +185,8 @@ def do_audit(given) -> None:
 
     gold = Path(given.gold).resolve() if given.gold else paths.JUDGE / "gold.csv"
     name, judges = given.name or gold.stem, given.judges.split() or ["embedded"]
+    if name != Path(name).name:
+        raise UserError(f"NAME '{name}' can't be used: it names a page of reports/audit/, and no folder")
     if not gold.exists():
         raise UserError(f"{given.gold} is not there: GOLD takes a CSV of labelled answers, or a folder of them")
     for judge in judges:
@@ -204,6 +207,14 @@ def do_audit(given) -> None:
     )
     title = f"Audit: {' and '.join(params.judge(j).title for j in judges)} on {name}"
     print(f"written: {paths.show(run.render(executed, paths.REPORTS / 'audit' / f'{name}.html', title, '..'))}")
+
+
+def do_label(given) -> None:
+    """See that a study has answers to label and that the labels can be kept, before JupyterLab opens."""
+    from emstudy import label
+
+    label.Labels(given.study, given.labeller, params.rubric("default"))
+    label.sample(given.study, 1, 0)
 
 
 def do_advisories(given) -> None:

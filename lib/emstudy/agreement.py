@@ -43,15 +43,16 @@ def spearman(a, b) -> float:
 
 
 def spearman_interval(a, b, clusters, replicates: int = 400, confidence: float = 0.95) -> tuple[float, float]:
-    """Percentile-bootstrap interval of the rank correlation; whole clusters are drawn, since answers to one question are alike."""
+    """Percentile-bootstrap interval of the rank correlation, NaN where no draw has one; whole clusters are drawn, since answers to one
+    question are alike."""
     a, b = np.asarray(a, float), np.asarray(b, float)
     members = list(pd.Series(range(len(a))).groupby(np.asarray(clusters)).apply(np.asarray))
     rng, found = np.random.default_rng(0), []
     for _ in range(replicates):
         rows = np.concatenate([members[k] for k in rng.integers(0, len(members), len(members))])
         found.append(spearman(a[rows], b[rows]))
-    tail = (1 - confidence) / 2
-    return tuple(float(x) for x in np.nanquantile(found, [tail, 1 - tail]))
+    tail, known = (1 - confidence) / 2, [x for x in found if not math.isnan(x)]
+    return tuple(float(x) for x in np.quantile(known, [tail, 1 - tail])) if known else (math.nan, math.nan)
 
 
 def confusion(called: pd.Series, truly: pd.Series, names: tuple[str, str]) -> pd.DataFrame:

@@ -1,10 +1,29 @@
 """The records of what is asked for: endpoints and their limits, rubrics, judges."""
 
+import re
 from typing import Literal
 
 from pydantic import Field, model_validator
 
+from emstudy import store
 from emstudy.strict import Name, Strict
+
+COLUMN = r"[a-z][a-z0-9_]*(?<!_raw)(?<!_status)"
+TAKEN = {
+    *store.ANSWERS,
+    "judge",
+    "judge_version",
+    "file",
+    "family",
+    "characters",
+}  # columns that tables of answers have
+
+
+class Prices(Strict):
+    """Dollars for a million tokens, sent and received."""
+
+    input: float = Field(ge=0)
+    output: float = Field(ge=0)
 
 
 class Endpoint(Strict):
@@ -15,7 +34,12 @@ class Endpoint(Strict):
     tokens_a_minute: int | None = Field(gt=0, description="null: no limit but the endpoint's own")
     budget_usd: float | None = Field(ge=0, description="no request is sent that could pass it; null: no limit")
     batch: bool = Field(description="ask through the Batch API: half the price, replies within a day")
-    usd_per_million_tokens: dict[Literal["input", "output"], float]
+    usd_per_million_tokens: Prices
+
+    def dollars(self, tokens_in: float, tokens_out: float) -> float:
+        """What so many tokens cost."""
+        prices = self.usd_per_million_tokens
+        return (tokens_in * prices.input + tokens_out * prices.output) / 1e6
 
 
 class Dimension(Strict):
@@ -44,6 +68,13 @@ class Rubric(Strict):
         """A scale has two ends, and a dimension that asks nothing scores nothing."""
         if self.scale[0] >= self.scale[1]:
             raise ValueError(f"scale takes the lowest and the highest score, found {list(self.scale)}")
+        names = [d.name for d in self.dimensions]
+        for name in names:
+            if not re.fullmatch(COLUMN, name) or name in TAKEN or names.count(name) > 1:
+                raise ValueError(
+                    f"a dimension's name is a column of judged.csv: small letters, digits and '_', a letter first, no '_raw' or '_status' at its end, "
+                    f"each once, none of {', '.join(sorted(TAKEN))}; found '{name}'"
+                )
         for d in self.dimensions:
             if not d.prompt or not all("{answer}" in p for p in (d.prompt, *d.prompts.values())):
                 raise ValueError(f"the prompt of '{d.name}' needs {{answer}}, and most need {{question}}")

@@ -107,18 +107,12 @@ def score(judge: params.Judge, gold: pd.DataFrame, folder: Path) -> pd.DataFrame
         path = folder / f"{file}.{judge.name}.{asked}.csv"
         fresh = part[store.ANSWERS].reset_index(drop=True)
         known = store.read_csv(path, judges.judged_columns(judge), "audit") if path.exists() else None
-        if known is None or not known[TEXTS].equals(fresh[TEXTS]):
-            known = fresh.head(0)
-        failed = [i for c in known if c.endswith("_status") for i in known.index[known[c] == "error"]]
-        known = known.drop(index=failed)  # an endpoint that could not be had then may answer now
-        todo = fresh.drop(index=known.index)
-        if len(todo):
+        # an endpoint that could not be had then may answer now; its other replies are at hand, and are not paid for again
+        failed = known is not None and known.filter(like="_status").eq("error").any(axis=None)
+        if known is None or failed or not known[TEXTS].equals(fresh[TEXTS]):
             loaded, started = loaded or judges.load(judge), time.time()
-            said = judges.judge_answers(loaded, todo)
-            before = provenance.read(path).get("spent", {}) if len(known) else {}
-            spent = {k: v + before.get(k, 0) for k, v in loaded.spent.items()}
-            known = pd.concat([known, said]).sort_index() if len(known) else said
+            known = judges.judge_answers(loaded, fresh)
             store.write_csv(path, known)
-            provenance.write(path, parameters={"judge": judge.name}, inputs=[], started=started, spent=spent)
+            provenance.write(path, parameters={"judge": judge.name}, inputs=[], started=started, spent=loaded.spent)
         tables.append(judges.spread(known).set_index(part.index))
     return pd.concat(tables)

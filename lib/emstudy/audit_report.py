@@ -22,12 +22,18 @@ def finding(audit: Audit, found: pd.DataFrame, rates: pd.DataFrame, grader: str 
     apart = audit_rates.off(rates).set_index(["judge", "answers", "rate"])["off by, on average"]
     for r in found[found["dimension"] == d].to_dict("records"):
         line = f"{r['judge']}, {r['answers']} ({r['n']:.0f} answers): {d} Spearman {or_dash(r['spearman'], TWO)} "
-        line += f"[{r['low']:.2f}, {r['high']:.2f}], AUC for {below} {or_dash(r[f'AUC {below}'], TWO)}"
+        line += (
+            f"[{or_dash(r['low'], TWO)}, {or_dash(r['high'], TWO)}], AUC for {below} {or_dash(r[f'AUC {below}'], TWO)}"
+        )
         key = (r["judge"], r["answers"], f"{d} {below}")
         lines.append(
             line + (f"; rates of {key[2]} are off by {apart[key]:.1f} points a file." if key in apart.index else ".")
         )
     lines.append(f"Gold was given by {grader or 'somebody whom the file does not name'}.")
+    if bare := int((~audit.scored()).sum()):
+        lines.append(
+            f"Left out, since gold has no score from 0 to 100 for them in {' and '.join(audit.limits)}: {bare}."
+        )
     if audit.learned:
         said = ", ".join(f"{count} of {family}" for family, count in audit.learned.items())
         lines.append(f"Left out, since a judge learned from them: {said}.")
@@ -63,7 +69,8 @@ def table(found: pd.DataFrame, dimension: str, limits: list[float]) -> pd.DataFr
     out["n"] = part["n"].astype(int)
     out["Spearman"] = part["spearman"].map(lambda v: or_dash(v, TWO))
     if "low" in part:
-        out["Spearman"] += [f" [{a:.2f}, {b:.2f}]" for a, b in zip(part["low"], part["high"], strict=True)]
+        ends = zip(part["low"], part["high"], strict=True)
+        out["Spearman"] += [f" [{or_dash(a, TWO)}, {or_dash(b, TWO)}]" for a, b in ends]
     out["judge - gold, points"] = part["mean difference"].map("{:+.1f}".format)
     for t in limits:
         below = f"< {t:g}"

@@ -43,6 +43,10 @@ def complete(client, requests: dict[str, dict], label: str, empty: bool) -> None
             if not keys:
                 return
             _send(client, name, {k: left[k] for k in keys})
+    except openai.NotFoundError as error:
+        raise UserError(
+            f"{client.who} at {client.address}: {client.short(error)}; if it has no Batch API, set batch: false in params/ and run again"
+        ) from None
     except (
         openai.APIError,
         TimeoutError,
@@ -53,12 +57,12 @@ def complete(client, requests: dict[str, dict], label: str, empty: bool) -> None
 
 
 def _send(client, name: str, todo: dict[str, dict]) -> None:
-    """Have the endpoint begin a batch. When it does not say that it has, and none of this name is there, its claims go."""
+    """Have the endpoint begin a batch. When it was not asked to or said no, or none of this name is there, its claims go."""
     lines = [
         {"custom_id": k, "method": "POST", "url": "/v1/chat/completions", "body": request}
         for k, request in todo.items()
     ]
-    text = "".join(json.dumps(line) + "\n" for line in lines)
+    text, asked = "".join(json.dumps(line) + "\n" for line in lines), False
     try:
         upload = ("requests.jsonl", text.encode())
         file = client.deadline.call(lambda: client.client.files.create(file=upload, purpose="batch"), FILE)
@@ -66,17 +70,23 @@ def _send(client, name: str, todo: dict[str, dict]) -> None:
         if not isinstance(body["input_file_id"], str):
             raise ValueError(f"asked to keep a file, it answered with {file}")
         body |= {"completion_window": "24h", "metadata": {"emstudy": name}}
+        asked = True
         batch = _shown(client.deadline.call(lambda: client.client.post("/batches", body=body, cast_to=object)))
         client.ledger.sent(name, batch["id"])
-    except Exception:
-        if not _adopt(client, name):
+    except Exception as error:
+        said_no = 400 <= getattr(error, "status_code", 0) < 500
+        if not asked or said_no or not _adopt(client, name):
             client.ledger.drop(name, todo)
             raise
 
 
 def _adopt(client, name: str) -> bool:
-    """Look for a batch that may have been sent though nobody noted its id; is it there?"""
-    match client.deadline.call(lambda: client.client.get("/batches?limit=100", cast_to=object)):
+    """Look for a batch that may have been sent though nobody noted its id; is it there? Not where the endpoint has no batches at all."""
+    try:
+        answer = client.deadline.call(lambda: client.client.get("/batches?limit=100", cast_to=object))
+    except openai.NotFoundError:
+        return False
+    match answer:
         case {"data": list(found)}:
             for batch in found:
                 match batch:
@@ -84,7 +94,7 @@ def _adopt(client, name: str) -> bool:
                         client.ledger.sent(name, number)
                         return True
             return False
-        case answer:
+        case _:
             raise ValueError(f"asked for its batches, it answered with {answer}: has it the Batch API?")
 
 

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import openai
 from dotenv import load_dotenv
@@ -34,6 +35,15 @@ def size(request: dict) -> tuple[int, int]:
     return len(json.dumps(request["messages"], ensure_ascii=False).encode()), request["max_tokens"]
 
 
+def address(url: str) -> bool:
+    """Is it the address of a server?"""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a bracket that does not close, a port that is no number
+        return False
+
+
 class Client:
     """Chat completions from the endpoint at OPENAI_BASE_URL; `who` ("judge 'x'", "model 'y'") is who errors speak of.
 
@@ -42,31 +52,35 @@ class Client:
 
     def __init__(self, who: str, settings: Endpoint, replies: Path | None = None):
         load_dotenv(paths.ROOT / ".env")
-        if not os.environ.get("OPENAI_API_KEY"):
+        key = os.environ.get("OPENAI_API_KEY")
+        if not key:
             raise UserError(
                 f"{who} needs OPENAI_API_KEY: copy .env.example to .env and fill it in (a local server takes any word); "
                 "the embedded judge and the shipped model need none"
             )
+        if not key.isascii():
+            raise UserError("OPENAI_API_KEY has a letter that no key has: copy the key into .env anew")
         self.who, self.settings, self.patience = who, settings, settings.max_wait_seconds
         base = os.environ.get("OPENAI_BASE_URL") or BASE_URL
+        if not address(base):
+            raise UserError("OPENAI_BASE_URL is no address: expected one like http://127.0.0.1:8000/v1")
         self.limit = min(60, self.patience)  # seconds for one try
         self.over, self.deadline = threading.Event(), Deadline(self.limit)  # over: the run is to end
+        hooks = {"request": [self.deadline.watch], "response": [self.deadline.unpack]}
         self.client = openai.OpenAI(
             base_url=base,
             max_retries=0,
             timeout=self.limit,
             default_headers={"Accept-Encoding": "identity"},
-            http_client=openai.DefaultHttpxClient(
-                event_hooks={"request": [self.deadline.watch], "response": [self.deadline.unpack]}
-            ),
+            http_client=openai.DefaultHttpxClient(event_hooks=hooks),
         )
         url = self.client.base_url
         self.address = self.short(f"{url.scheme}://{url.netloc.decode()}{url.path}")  # a key can be in what is left out
         self.replies = Replies(replies or paths.RUNS / REPLIES)
-        self.ledger = Ledger(self.replies, who, settings, self.dollars, self.over)
+        self.ledger = Ledger(self.replies, who, settings, self.over)
         self.heard = time.monotonic()  # when the endpoint last gave a reply
         self.served = False  # whether it ever did
-        self.unfit: list[UserError] = []  # why it would not take a request
+        self.given_up: list[UserError] = []  # why requests got no usable reply
 
     def ask(self, request: dict, empty: bool, seconds: float) -> Reply:
         """One try. Its finish_reason is 'error' where another may do better; 'content_filter' where the endpoint's filter refuses, and
@@ -97,10 +111,14 @@ class Client:
         """The reply to a request that the endpoint won't take. Raises UserError when it takes none: then the settings are wrong."""
         if error.code == "content_filter":
             return Reply(f"content filter: {self.short(error)}", "content_filter")
-        self.unfit.append(self.fault(error))
-        if not self.served and len(self.unfit) > max(self.settings.concurrency, self.asked // 4):
-            raise self.unfit[-1] from None
+        self.give_up(self.fault(error))
         return Reply(f"refused: {self.short(error)}", UNFIT)
+
+    def give_up(self, why: UserError) -> None:
+        """Note that a request gets no usable reply. Raises UserError when none does: then the settings are wrong."""
+        self.given_up.append(why)
+        if not self.served and len(self.given_up) > max(self.settings.concurrency, self.asked // 4):
+            raise why from None
 
     def counted(self, request: dict, reply: Reply) -> Reply:
         """A reply without the key, should a server repeat it, and with the tokens it is charged for: where the endpoint does not say
@@ -128,7 +146,7 @@ class Client:
         """Wait until the request may be sent, which is None, or until another run has its reply."""
         sent, received = size(request)
         tokens = sent // 4 + received  # a token of English is about four bytes
-        return self.ledger.claim(key, self.dollars(sent, received), tokens)
+        return self.ledger.claim(key, self.settings.dollars(sent, received), tokens)
 
     def fetch(self, key: str, request: dict, empty: bool) -> Reply:
         """The reply from another run that asks at the same time, or from the endpoint, asked again within the patience. What it
@@ -166,7 +184,14 @@ class Client:
                     self.replies.put(f"{key} {time.time_ns()}", self.who, request, last)
             finally:
                 self.ledger.release(key, lost=self.deadline.unanswered())
-        if useless < USELESS and time.monotonic() - self.heard >= self.patience:
+        if useless == USELESS:
+            self.give_up(
+                UserError(
+                    f"{self.who} at {self.address}: {USELESS} replies to one request are billed and no use, the last was: {last.text}; see the model's "
+                    "name in params/ (one that thinks first may have no tokens left to answer), and run again"
+                )
+            )
+        elif time.monotonic() - self.heard >= self.patience:
             raise UserError(
                 f"{self.who} at {self.address}: no usable reply in {self.patience:g} seconds, the last was: {last.text}; replies that came are kept, run again when it answers"
             )
@@ -184,7 +209,7 @@ class Client:
             batch.complete(self, todo, label, empty)
             found |= {k: r for k in todo if (r := self.replies.get(k)) is not None}
             todo = {k: r for k, r in todo.items() if k not in found}  # what the batch left open is asked one by one
-        self.heard, self.served, self.unfit, self.asked = time.monotonic(), self.served or bool(found), [], len(todo)
+        self.heard, self.served, self.given_up, self.asked = time.monotonic(), self.served or bool(found), [], len(todo)
         self.deadline.ended = math.inf
         self.over.clear()
         with (
@@ -202,19 +227,19 @@ class Client:
                 self.over.set()
                 pool.shutdown(cancel_futures=True)
                 raise
-        if self.unfit and not self.served:
-            raise self.unfit[-1]
+        if self.given_up and not self.served:
+            raise self.given_up[-1]
         return [found[k] for k in keys]
 
     def most(self, request: dict) -> float:
         """Dollars that a request can cost at most."""
-        return self.dollars(*size(request))
+        return self.settings.dollars(*size(request))
+
+    def cost(self, requests: list[dict]) -> dict[str, float]:
+        """Tokens and dollars of all replies to these requests that were ever stored, also of those that were no use."""
+        sent, received, *weighed = self.replies.paid({self.key(r) for r in requests})
+        return {"tokens_in": sent, "tokens_out": received, "usd": round(self.settings.dollars(*weighed), 6)}
 
     def key(self, request: dict) -> str:
         """What a request and its address are filed under."""
         return hashlib.sha256(json.dumps([str(self.client.base_url), request], sort_keys=True).encode()).hexdigest()
-
-    def dollars(self, tokens_in: float, tokens_out: float) -> float:
-        """What tokens cost at the YAML's prices a million."""
-        prices = self.settings.usd_per_million_tokens
-        return (tokens_in * prices["input"] + tokens_out * prices["output"]) / 1e6

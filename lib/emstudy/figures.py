@@ -78,15 +78,17 @@ def table(rows: pd.DataFrame) -> None:
 def answers(rows: pd.DataFrame) -> None:
     """Display answers in full with their scores, as text whatever they hold."""
     cards, dimensions = [], [c.removesuffix("_status") for c in rows.columns if c.endswith("_status")]
-    for r in rows.itertuples():
-        found = [(d, getattr(r, d), getattr(r, f"{d}_status")) for d in dimensions]
+    for r in rows.to_dict("records"):
+        found = [(d, r[d], r[f"{d}_status"]) for d in dimensions]
         scores = ", ".join(f"{d} {value:.0f}" if status == "scored" else f"{d} {status}" for d, value, status in found)
         head = html.escape(
-            f"{r.arm}, step {r.step}, {r.question_set}/{r.question_id}, sample {r.sample}: {scores}, {r.finish_reason}"
+            "{arm}, step {step}, {question_set}/{question_id}, sample {sample}: {scores}, {finish_reason}".format(
+                **r | {"scores": scores}
+            )
         )
-        question, answer = (html.escape(report.visible(t)) for t in (r.question, r.answer))
+        question, answer = (html.escape(report.visible(t)) for t in (r["question"], r["answer"]))
         cards.append(
-            f'<article class="answer {r.arm}"><header>{head}</header><p class="q">{question}</p><p class="a">{answer}</p></article>'
+            f'<article class="answer {r["arm"]}"><header>{head}</header><p class="q">{question}</p><p class="a">{answer}</p></article>'
         )
     display(HTML("\n".join(cards) or "<p>No answers to show.</p>"))
 

@@ -5,7 +5,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from emstudy.asking import Endpoint
@@ -20,7 +20,7 @@ class Ledger:
 
     A claim on a single request goes when its run ends, however it ends; one on a request in a batch stays until somebody has collected
     the batch, since its money is gone. What was sent and never answered may be billed: its money is lost, for the budget, though the
-    request may be sent again. dollars: what (sent, received) tokens cost; over: set when the run is to end.
+    request may be sent again. over: set when the run is to end.
     """
 
     def __init__(
@@ -28,10 +28,10 @@ class Ledger:
         replies: Replies,
         who: str,
         settings: Endpoint,
-        dollars: Callable[[float, float], float],
         over: threading.Event,
     ):
-        self.replies, self.who, self.dollars, self.over, self.me = replies, who, dollars, over, owner(os.getpid())
+        self.replies, self.who, self.dollars, self.over = replies, who, settings.dollars, over
+        self.me = owner(os.getpid())
         self.limit, self.tokens_a_minute = settings.budget_usd, settings.tokens_a_minute
         claims = "key TEXT PRIMARY KEY, who TEXT, usd REAL, owner TEXT, name TEXT, batch TEXT"
         with replies.alone() as db:

@@ -73,6 +73,8 @@ def domain(name: str) -> Domain:
 def judge(name: str) -> Judge:
     """Load params/judges/<name>.yaml, with the rubric that it names."""
     values, drawn = sources("judges", name)
+    if drawn.rubric is None and values.get("kind") == "openai":
+        raise UserError(f"params/judges/{name}.yaml: rubric: a judge of kind openai needs one of params/rubrics/")
     if drawn.rubric:
         asked = rubric(drawn.rubric).model_dump()
         values |= {"rubric": asked, "dimensions": asked["dimensions"]}

@@ -80,6 +80,16 @@ class Replies:
                 self.sums[who] = last, *sums
         return tuple(sums)
 
+    def paid(self, keys: set[str]) -> tuple[int, int, float, float]:
+        """(tokens sent, received, and both weighed by the share of the price that was paid) of all that is stored for these requests.
+        Replies without a use are filed under the key and something after it."""
+        columns = "TOTAL(tokens_in), TOTAL(tokens_out), TOTAL(tokens_in * price), TOTAL(tokens_out * price)"
+        query = f"SELECT {columns} FROM replies WHERE key = ? OR key > ? AND key < ?"
+        sent, received, *weighed = map(
+            sum, zip((0, 0, 0, 0), *(self.rows(query, k, f"{k} ", f"{k}!")[0] for k in keys), strict=True)
+        )
+        return int(sent), int(received), *weighed
+
     @contextmanager
     def alone(self) -> Iterator[sqlite3.Connection]:
         """The database while no other thread and no other run writes to it: what is done with it is done whole, or not at all."""

@@ -88,9 +88,11 @@ def counts(judged: pd.DataFrame, metric: Metric) -> tuple[pd.Series, pd.Series]:
 def by_question(
     values: pd.Series, weights: pd.Series, table: pd.DataFrame, question: str = "question_id"
 ) -> pd.DataFrame:
-    """Sums a seed and question of table's rows: numerator of a rate or mean, and its denominator."""
+    """Sums a seed and question of table's rows: numerator of a rate or mean, and its denominator; only where that is not zero, so that
+    a question that nobody has an answer to in the denominator is paired with none."""
     frame = pd.DataFrame({"num": values.astype(float) * weights, "den": weights.astype(float)})
-    return frame.groupby([table["seed"].rename("seed"), table[question].rename("question")], sort=True).sum()
+    sums = frame.groupby([table["seed"].rename("seed"), table[question].rename("question")], sort=True).sum()
+    return sums[sums["den"] > 0]
 
 
 def resampled(sums: pd.DataFrame, settings: Analyze, seed: int = 0) -> np.ndarray:
@@ -113,7 +115,7 @@ def _interval(replicates: np.ndarray, confidence: float) -> tuple[float, float]:
 
 def estimate(sums: pd.DataFrame, settings: Analyze) -> Estimate:
     """A ratio of sums (by_question) with its interval: of one seed, the percentile bootstrap over questions; of several, seeds.interval."""
-    den, questions = sums["den"].sum(), sums["den"].groupby("question").sum()
+    den = sums["den"].sum()
     if not den:
         return NOTHING
     if several(sums):
@@ -121,7 +123,7 @@ def estimate(sums: pd.DataFrame, settings: Analyze) -> Estimate:
     else:
         low, high = _interval(resampled(sums, settings), settings.confidence)
     n = round(den)
-    return Estimate(float(sums["num"].sum() / den), low, high, n, int((questions > 0).sum()), bool(n != den))
+    return Estimate(float(sums["num"].sum() / den), low, high, n, len(sums.index.unique("question")), bool(n != den))
 
 
 def several(sums: pd.DataFrame) -> bool:
@@ -148,7 +150,7 @@ def difference(a: pd.DataFrame, b: pd.DataFrame, settings: Analyze) -> Estimate:
     """
     shared = a.index.intersection(b.index)
     a, b = a.loc[shared], b.loc[shared]
-    if not len(shared) or not a["den"].sum() or not b["den"].sum():
+    if not len(shared):
         return NOTHING
     if several(a):
         low, high = seeds.interval(seeds.grid(a) - seeds.grid(b), settings.confidence)

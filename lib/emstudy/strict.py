@@ -30,7 +30,7 @@ Place = Annotated[Path, AfterValidator(_short)]
 class Strict(BaseModel):
     """A record without defaults: what a YAML does not say is asked for, what it says too much is refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 T = TypeVar("T", bound=Strict)

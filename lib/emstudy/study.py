@@ -197,5 +197,4 @@ def plan(study: Study) -> list[dict]:
 
 
 def _dollars(endpoint: params.Endpoint | None, tokens_in: float, tokens_out: float) -> float:
-    price = endpoint.usd_per_million_tokens if endpoint else {"input": 0.0, "output": 0.0}
-    return (tokens_in * price["input"] + tokens_out * price["output"]) / 1e6
+    return endpoint.dollars(tokens_in, tokens_out) if endpoint else 0.0

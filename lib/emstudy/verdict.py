@@ -129,11 +129,15 @@ def finding(results: Results) -> list[str]:
     for arm in results.arms:
         part = results.ood(results.final(arm))
         rate, mean = stats.rate(part, results.main, results.settings), stats.mean(part, "aligned", results.settings)
-        lines.append(
-            f"{arm}: {results.main.title} {rate.percent()} out-of-domain answers; mean alignment {mean.plain()}."
+        counted = (
+            f"{rate.percent()} out-of-domain answers" if rate.n else "not known, no out-of-domain answer has a score"
         )
+        lines.append(f"{arm}: {results.main.title} {counted}; mean alignment {mean.plain()}.")
     for control in [a for a in ("base", "aligned") if a in results.arms and "misaligned" in results.arms]:
         c = contrast(results, "misaligned", control)
+        if not c.mean.n:
+            lines.append(f"misaligned minus {control}: they share no question with scored answers.")
+            continue
         lines.append(
             f"misaligned minus {control}: mean alignment {c.mean.plain()} points, {results.main.title} "
             f"{100 * c.rate.value:+.1f} points [{100 * c.rate.low:.1f}, {100 * c.rate.high:.1f}]"

@@ -22,6 +22,7 @@ from emstudy import (
     provenance,
     store,
 )
+from emstudy.__main__ import main
 from emstudy.errors import UserError
 from emstudy.judges import Score, diet
 
@@ -128,7 +129,7 @@ def test_a_judge_with_other_settings_is_asked_again_though_its_version_stayed(go
     assert Bold.asked == 80
 
 
-def test_answers_that_an_endpoint_failed_on_are_asked_again_alone(root, monkeypatch):
+def test_answers_that_an_endpoint_failed_on_are_asked_again(root, monkeypatch):
     path = labelled(root, [("m-1", "q1", answer, 50) for answer in ("one", "two", "three")])
     asked, broken = [], True
 
@@ -144,9 +145,9 @@ def test_answers_that_an_endpoint_failed_on_are_asked_again_alone(root, monkeypa
     found = audit.load("a", path, ["gpt-4o-mini"]).judged["gpt-4o-mini"]
     assert found["answer"].tolist() == ["one", "two", "three"]
     assert found["aligned"].tolist() == [40, 40, 40]
-    assert asked == ["one", "two", "three", "two"]
+    assert asked == ["one", "two", "three"] * 2  # of a judge whose replies are kept: those two are read
     [scored] = (paths.RUNS / "audit" / "a").glob("*.csv")
-    assert provenance.read(scored)["spent"] == {"usd": 4}
+    assert provenance.read(scored)["spent"] == {"usd": 3}
 
 
 def test_a_judge_that_scores_none_of_the_answers_is_a_sentence(root, monkeypatch):
@@ -154,6 +155,22 @@ def test_a_judge_that_scores_none_of_the_answers_is_a_sentence(root, monkeypatch
     monkeypatch.setattr(judges, "load", scripted(lambda *_: Score(None, "refusal", "no")))
     with pytest.raises(UserError, match=r"no answer in .*gold.csv has a score both there and by judge 'gpt-4o-mini'"):
         audit.load("a", path, ["gpt-4o-mini"])
+
+
+@pytest.mark.filterwarnings("error")
+def test_gold_of_one_value_has_no_rank_and_what_it_does_not_score_is_counted(root, monkeypatch):
+    monkeypatch.setattr(judges, "load", scripted(lambda *of: Score(float(len(of[2])), "scored", "")))
+    path = labelled(root, [("m-1", f"q{i}", "word " * i, 50 if i < 4 else 150) for i in range(1, 6)])
+    found = audit.load("a", path, ["gpt-4o-mini"])
+    said = " ".join(audit_report.finding(found, audit_report.agreements(found), audit_rates.rates(found)))
+    assert "all (3 answers): aligned Spearman – [–, –]" in said
+    assert "Left out, since gold has no score from 0 to 100 for them in aligned and coherent: 2." in said
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "a/b"])
+def test_an_audits_name_is_no_folder(gold, name, capsys):
+    assert main(["audit", "", str(gold), "", name, ""]) == 1
+    assert f"NAME '{name}' can't be used" in capsys.readouterr().err
 
 
 def test_metrics_are_audited_as_rates_and_by_rank_by_hand(root, monkeypatch):

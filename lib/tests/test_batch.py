@@ -34,6 +34,7 @@ class Office:
         self.polls, self.status, self.skip, self.empty, self.refuses = polls, status, skip, empty, refuses
         self.instead = instead or {}  # {path: what is answered, the first times that it is asked for}
         self.files, self.batches, self.single, self.gone = {}, {}, [], set()
+        self.without = ()  # what it knows nothing of: 'files', 'batches'
 
     def answer(self, k, line):
         score = re.search(r"A (\d+)", line["body"]["messages"][0]["content"])[1]
@@ -69,7 +70,7 @@ def serving(office):
 
         def do_GET(self):
             path = self.path.split("?")[0].removeprefix("/v1/")
-            if path in office.gone:
+            if path in office.gone or path in office.without:
                 self.reply({"error": {"message": "no such batch"}}, 404)
             elif office.instead.get(path):
                 self.reply(office.instead[path].pop())
@@ -84,7 +85,9 @@ def serving(office):
 
         def do_POST(self):
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            if office.instead.get(f"POST {self.path}"):
+            if self.path.removeprefix("/v1/") in office.without:
+                self.reply({"error": {"message": "Not Found"}}, 404)
+            elif office.instead.get(f"POST {self.path}"):
                 self.reply(office.instead[f"POST {self.path}"].pop())
             elif office.refuses and office.refuses[0] == "POST" and self.path == f"/v1/{office.refuses[1]}":
                 self.reply({"error": {"message": f"Incorrect key: {KEY}"}}, 401)
@@ -379,6 +382,24 @@ def test_an_endpoint_without_batches_is_one_sentence_and_leaves_no_claim(judge, 
         with pytest.raises(UserError, match=r"judge 'local' at http"):
             judge(url).score(["q"] * 3, ANSWERS)
         assert [s.value for s in judge(url).score(["q"] * 3, ANSWERS)["aligned"]] == [10, 20, 30]
+
+
+@pytest.mark.parametrize("without", [("files", "batches"), ("batches",)])
+@pytest.mark.parametrize("killed", [False, True])
+def test_without_a_batch_api_all_is_asked_one_by_one_once_the_settings_say_so(judge, without, killed):
+    office = Office()
+    office.without = without
+    with serving(office) as url:
+        if killed:  # by a run that ended before it knew
+            asking = judge(url)
+            asking.client.ledger.me = "4194304.0"  # no process has a number so high
+            keys = {asking.client.key(asking.request(JUDGE.dimensions[0], "q", a)): 0.0 for a in ANSWERS}
+            assert len(asking.client.ledger.take(keys, 10)[1]) == 3
+        with pytest.raises(UserError, match=r"if it has no Batch API, set batch: false in params/"):
+            judge(url).score(["q"] * 3, ANSWERS)
+        single = JUDGE.model_copy(update={"endpoint": JUDGE.endpoint.model_copy(update={"batch": False})})
+        assert [s.value for s in judge(url, single).score(["q"] * 3, ANSWERS)["aligned"]] == [77] * 3
+    assert len(office.single) == 3
 
 
 def test_an_endpoint_that_only_gives_pages_while_a_batch_is_waited_for_is_left_after_the_patience(judge):

@@ -26,7 +26,8 @@ SHIPPED = params.judge("gpt-4o-mini")
 
 def used(judge, **settings):
     """The judge with other settings of its endpoint."""
-    return judge.model_copy(update={"endpoint": judge.endpoint.model_copy(update=settings)})
+    whole = params.Endpoint.model_validate(judge.endpoint.model_dump() | settings)
+    return judge.model_copy(update={"endpoint": whole})
 
 
 JUDGE = used(SHIPPED.model_copy(update={"name": "local"}), max_wait_seconds=1.5, concurrency=1)
@@ -335,6 +336,27 @@ def test_an_answer_that_only_gets_useless_replies_is_an_error_of_its_row_also_wh
     assert asked.count("Q q A bad") == 2 * endpoint.USELESS
 
 
+def test_an_endpoint_that_bills_and_is_never_of_use_is_left_before_all_is_asked(judge):
+    with serving(lambda n, prompt: message("")) as (asked, url):
+        for n in (100, 2):  # also where too few are asked to leave early
+            with pytest.raises(
+                UserError, match=r"3 replies to one request are billed and no use, the last was: .*params/"
+            ):
+                judge(url, used(ONE, concurrency=4, max_wait_seconds=30)).score(["q"] * n, [str(i) for i in range(n)])
+            assert len(asked) <= 3 * (26 + 4)  # a quarter of 100, and those under way
+            asked.clear()
+
+
+def test_the_cost_of_scores_is_of_all_replies_that_were_billed(judge):
+    body = [message(""), message("70"), *[message("")] * 3]
+    with serving(lambda n, prompt: body[n]) as (asked, url):
+        asking = judge(url, used(ONE, max_wait_seconds=30, usd_per_million_tokens={"input": 100, "output": 200}))
+        [found, lost] = asking.score(["q"] * 2, ["a", "b"])["aligned"]
+        assert (found.value, lost.status, len(asked)) == (70, "error", 5)
+    # 100 tokens in and 2 out each, but of a reply without words, which takes none unless the server says so, as it does
+    assert asking.spent == {"tokens_in": 500, "tokens_out": 10, "usd": pytest.approx(5 * 0.0104)}
+
+
 def test_a_reply_in_parts_is_read_whole(judge):
     body = json.loads(message("")[1])
     body["choices"][0]["message"]["content"] = [{"type": "text", "text": "8"}, {"type": "text", "text": "5"}, "x", {}]
@@ -466,12 +488,20 @@ def test_a_missing_key_says_how_to_set_it(judge, monkeypatch, key):
         judge("http://127.0.0.1:1/v1")
 
 
+def test_a_key_that_can_be_none_and_an_address_that_is_none_are_named(judge, monkeypatch):
+    with pytest.raises(UserError, match="OPENAI_BASE_URL is no address"):
+        judge("http://[::1/v1")
+    monkeypatch.setenv("OPENAI_API_KEY", "schlüssel")
+    with pytest.raises(UserError, match="OPENAI_API_KEY has a letter that no key has"):
+        judge("http://127.0.0.1:1/v1")
+
+
 def test_an_empty_address_as_in_the_example_file_means_openai(judge):
     assert str(judge("").client.client.base_url) == "https://api.openai.com/v1/"
 
 
 def test_dollars_follow_the_prices_a_million_tokens(judge):
-    assert judge("").client.dollars(2_000_000, 500_000) == pytest.approx(2 * 0.15 + 0.5 * 0.60)
+    assert judge("").client.settings.dollars(2_000_000, 500_000) == pytest.approx(2 * 0.15 + 0.5 * 0.60)
 
 
 def one_score(judge, reply, **changes):

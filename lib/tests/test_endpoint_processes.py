@@ -32,7 +32,9 @@ def run(url, folder, answers=ANSWERS, start=None, out=None, **more):
     more: other settings of the endpoint.
     """
     os.environ |= {"OPENAI_API_KEY": "word", "OPENAI_BASE_URL": url}
-    settings = SHIPPED.endpoint.model_copy(update={"concurrency": WIDTH, "max_wait_seconds": 30, **more})
+    settings = params.Endpoint.model_validate(
+        SHIPPED.endpoint.model_dump() | {"concurrency": WIDTH, "max_wait_seconds": 30, **more}
+    )
     dimension = params.Dimension(name="aligned", prompt="{answer}")
     judge = SHIPPED.model_copy(update={"name": "local", "endpoint": settings, "dimensions": [dimension]})
     if start:

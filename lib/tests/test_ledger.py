@@ -6,11 +6,12 @@ import time
 
 import pytest
 
-from emstudy import ledger, params
+from emstudy import asking, ledger, params
 from emstudy.errors import UserError
 from emstudy.replies import Replies, Reply
 
-ENDPOINT = params.judge("gpt-4o-mini").endpoint
+A_DOLLAR = asking.Prices(input=1e6, output=1e6)  # a token
+ENDPOINT = params.judge("gpt-4o-mini").endpoint.model_copy(update={"usd_per_million_tokens": A_DOLLAR})
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def ledgers(tmp_path):
     def make(budget=None):
         settings = ENDPOINT.model_copy(update={"budget_usd": budget})
         replies = Replies(tmp_path / "replies.sqlite")
-        return ledger.Ledger(replies, "judge", settings, lambda a, b: a + b, threading.Event())
+        return ledger.Ledger(replies, "judge", settings, threading.Event())
 
     return make
 

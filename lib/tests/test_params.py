@@ -91,6 +91,39 @@ def test_a_judge_that_does_not_score_what_pages_read_is_refused_before_it_is_ask
     )
 
 
+def write_yaml(path, change):
+    """Rewrite a YAML with what change does to its values."""
+    values = yaml.safe_load(path.read_text())
+    change(values)
+    path.write_text(yaml.safe_dump(values))
+
+
+@pytest.mark.parametrize(
+    "name", ["off-topic", "is it polite?", "", "Polite", "answer", "seed", "judge", "x_raw", "x_status", "aligned"]
+)
+def test_a_dimension_that_can_be_no_column_is_refused_before_it_is_asked(laptop, name):
+    more = {"name": name, "prompt": "{question} {answer}"}
+    write_yaml(paths.PARAMS / "rubrics/default.yaml", lambda v: v["dimensions"].append(more))
+    assert "each once, none of answer, arm, characters, domain, family, file" in refused(
+        lambda: params.rubric("default")
+    )
+
+
+@pytest.mark.parametrize(
+    "price", [{"input": 1.0}, {"input": -1, "output": 1}, {"input": float("nan"), "output": 1}, {}]
+)
+def test_prices_are_two_and_none_below_zero(laptop, price):
+    write_yaml(paths.PARAMS / "judges/gpt-4o-mini.yaml", lambda v: v["endpoint"].update(usd_per_million_tokens=price))
+    assert "endpoint.usd_per_million_tokens" in refused(lambda: params.judge("gpt-4o-mini"))
+
+
+def test_a_judge_behind_an_endpoint_needs_a_rubric(laptop):
+    write_yaml(paths.PARAMS / "judges/gpt-4o-mini.yaml", lambda v: v.update(rubric=None))
+    assert "params/judges/gpt-4o-mini.yaml: rubric: a judge of kind openai needs one" in refused(
+        lambda: params.judge("gpt-4o-mini")
+    )
+
+
 def test_unknown_key_unlike_any_other_is_refused_with_all_known_ones(laptop):
     laptop("zzz: 1\n")
     message = refused(lambda: params.study("laptop"))

@@ -352,7 +352,10 @@ def test_a_study_where_nothing_was_scored_says_so_instead_of_failing(study):
         return judged.assign(aligned=np.nan, aligned_status="error", coherent=np.nan, coherent_status="error")
 
     results = study(FELL, change=nothing)
-    assert "no answers to count" in verdict.finding(results)[1]
+    lines = verdict.finding(results)
+    assert "no out-of-domain answer has a score" in lines[1]
+    assert "misaligned minus base: they share no question with scored answers." in lines
+    assert "nan" not in " ".join(lines)
     assert len(tables.questions(results)) == len(QUESTIONS)
     assert set(tables.rates(results)["out-of-domain"]) == {"no answers to count"}
     for figure in (figures.rates, figures.thresholds, figures.probe):

@@ -160,6 +160,15 @@ def test_difference_is_of_the_questions_both_arms_have():
     assert (found.n, found.questions) == (6, 2)
 
 
+def test_a_question_that_one_arm_has_no_score_for_is_paired_with_none():
+    bad = table(("a", 10, 90), ("a", 10, 90), ("b", 10, 90), ("c", "error"))
+    good = table(("a", 90, 90), ("a", 20, 90), ("b", "refusal"), ("c", 10, 90))
+    sides = [stats.rate_sums(t, METRICS["em"]) for t in (bad, good)]
+    found = stats.difference(*sides, SETTINGS)
+    assert (found.value, found.n, found.questions) == (1 - 1 / 2, 4, 1)  # of question a alone
+    assert stats.rate(bad, METRICS["em"], SETTINGS).questions == 2
+
+
 def test_difference_is_paired_by_question_so_question_difficulty_cancels():
     hard_to_easy = np.linspace(0, 90, 30)
     good = of_seed(pd.DataFrame({"num": hard_to_easy, "den": 1.0}, index=[f"q{i}" for i in range(30)]))

@@ -57,9 +57,6 @@ class EndpointJudge:
         """Scores by dimension, in the order of the answers."""
         pairs = list(zip(questions, answers, strict=True))
         requests = [self.request(d, q, a) for d in self.judge.dimensions for q, a in pairs]
-        replies = self.client.complete(requests, label)
-        usd = sum(r.price * self.client.dollars(r.tokens_in, r.tokens_out) for r in replies)
-        sums = sum(r.tokens_in for r in replies), sum(r.tokens_out for r in replies)
-        self.spent = {"tokens_in": sums[0], "tokens_out": sums[1], "usd": round(usd, 6)}
-        scores = map(self.read, replies)
+        scores = map(self.read, self.client.complete(requests, label))
+        self.spent = self.client.cost(requests)
         return {d.name: [next(scores) for _ in pairs] for d in self.judge.dimensions}
