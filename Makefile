@@ -56,7 +56,7 @@ reproduce: setup ## run the study and render its pages
 ifdef FRESH
 include $(CELLS_MK)
 RUN = @$(PY) -m emstudy run
-ASK := $(LIB)/endpoint.py $(LIB)/deadline.py $(LIB)/ledger.py $(LIB)/replies.py $(LIB)/batch.py
+ASK := $(LIB)/endpoint.py $(LIB)/connection.py $(LIB)/deadline.py $(LIB)/ledger.py $(LIB)/replies.py $(LIB)/batch.py
 COUNT := $(LIB)/stats.py $(LIB)/inference.py $(LIB)/seeds.py $(LIB)/power.py $(LIB)/report.py $(LIB)/tables.py $(LIB)/verdict.py $(LIB)/judges/__init__.py
 
 pages: $(INDEX) $(PAGES)

@@ -9,14 +9,8 @@ from emstudy import store
 from emstudy.strict import Name, Strict
 
 COLUMN = r"[a-z][a-z0-9_]*(?<!_raw)(?<!_status)"
-TAKEN = {
-    *store.ANSWERS,
-    "judge",
-    "judge_version",
-    "file",
-    "family",
-    "characters",
-}  # columns that tables of answers have
+# what a dimension can't be called: other columns of tables of answers
+TAKEN = {*store.ANSWERS, "judge", "judge_version", "file", "family", "characters"}
 
 
 class Prices(Strict):

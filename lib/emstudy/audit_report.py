@@ -31,9 +31,7 @@ def finding(audit: Audit, found: pd.DataFrame, rates: pd.DataFrame, grader: str 
         )
     lines.append(f"Gold was given by {grader or 'somebody whom the file does not name'}.")
     if bare := int((~audit.scored()).sum()):
-        lines.append(
-            f"Left out, since gold has no score from 0 to 100 for them in {' and '.join(audit.limits)}: {bare}."
-        )
+        lines.append(f"Left out, since gold lacks a score from 0 to 100 for {' or '.join(audit.limits)}: {bare}.")
     if audit.learned:
         said = ", ".join(f"{count} of {family}" for family, count in audit.learned.items())
         lines.append(f"Left out, since a judge learned from them: {said}.")

@@ -74,7 +74,8 @@ def _send(client, name: str, todo: dict[str, dict]) -> None:
         batch = _shown(client.deadline.call(lambda: client.client.post("/batches", body=body, cast_to=object)))
         client.ledger.sent(name, batch["id"])
     except Exception as error:
-        said_no = 400 <= getattr(error, "status_code", 0) < 500
+        status = getattr(error, "status_code", 500)
+        said_no = 400 <= status < 500 and status != 408  # 408: it waited too long, and may have begun all the same
         if not asked or said_no or not _adopt(client, name):
             client.ledger.drop(name, todo)
             raise

@@ -90,7 +90,7 @@ def _endpoint(kept: dict) -> str:
         return "not asked: OPENAI_API_KEY is not set; the default judge is embedded and needs none"
     import openai
 
-    from emstudy.endpoint import BASE_URL
+    from emstudy.connection import BASE_URL
 
     try:
         base = kept.get("OPENAI_BASE_URL") or BASE_URL

@@ -3,28 +3,25 @@
 import hashlib
 import json
 import math
-import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import openai
-from dotenv import load_dotenv
 from tqdm import tqdm
 
 from emstudy import batch, paths
 from emstudy.asking import Endpoint
+from emstudy.connection import connect
 from emstudy.deadline import Deadline
 from emstudy.errors import UserError
 from emstudy.ledger import Ledger
 from emstudy.limits import waits
 from emstudy.replies import REPLIES, UNFIT, Replies, Reply, read, sound
 
-BASE_URL = "https://api.openai.com/v1"  # also when OPENAI_BASE_URL is set but empty, as in .env.example
 # statuses: what no other request would change, and what another may (403 is also how some refuse a text)
 REFUSED, REFUSES_ONE = (401, 404), (400, 403, 413, 422)
 USELESS = 3  # billed replies without a use to one request, after which it is an error
@@ -35,45 +32,17 @@ def size(request: dict) -> tuple[int, int]:
     return len(json.dumps(request["messages"], ensure_ascii=False).encode()), request["max_tokens"]
 
 
-def address(url: str) -> bool:
-    """Is it the address of a server?"""
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a bracket that does not close, a port that is no number
-        return False
-
-
 class Client:
     """Chat completions from the endpoint at OPENAI_BASE_URL; `who` ("judge 'x'", "model 'y'") is who errors speak of.
 
-    Raises UserError when OPENAI_API_KEY is not set.
+    Raises UserError when OPENAI_API_KEY or OPENAI_BASE_URL can't be used.
     """
 
     def __init__(self, who: str, settings: Endpoint, replies: Path | None = None):
-        load_dotenv(paths.ROOT / ".env")
-        key = os.environ.get("OPENAI_API_KEY")
-        if not key:
-            raise UserError(
-                f"{who} needs OPENAI_API_KEY: copy .env.example to .env and fill it in (a local server takes any word); "
-                "the embedded judge and the shipped model need none"
-            )
-        if not key.isascii():
-            raise UserError("OPENAI_API_KEY has a letter that no key has: copy the key into .env anew")
         self.who, self.settings, self.patience = who, settings, settings.max_wait_seconds
-        base = os.environ.get("OPENAI_BASE_URL") or BASE_URL
-        if not address(base):
-            raise UserError("OPENAI_BASE_URL is no address: expected one like http://127.0.0.1:8000/v1")
         self.limit = min(60, self.patience)  # seconds for one try
         self.over, self.deadline = threading.Event(), Deadline(self.limit)  # over: the run is to end
-        hooks = {"request": [self.deadline.watch], "response": [self.deadline.unpack]}
-        self.client = openai.OpenAI(
-            base_url=base,
-            max_retries=0,
-            timeout=self.limit,
-            default_headers={"Accept-Encoding": "identity"},
-            http_client=openai.DefaultHttpxClient(event_hooks=hooks),
-        )
+        self.client = connect(who, self.limit, self.deadline)
         url = self.client.base_url
         self.address = self.short(f"{url.scheme}://{url.netloc.decode()}{url.path}")  # a key can be in what is left out
         self.replies = Replies(replies or paths.RUNS / REPLIES)

@@ -135,7 +135,7 @@ def finding(results: Results) -> list[str]:
         lines.append(f"{arm}: {results.main.title} {counted}; mean alignment {mean.plain()}.")
     for control in [a for a in ("base", "aligned") if a in results.arms and "misaligned" in results.arms]:
         c = contrast(results, "misaligned", control)
-        if not c.mean.n:
+        if not (c.mean.n and c.rate.n):
             lines.append(f"misaligned minus {control}: they share no question with scored answers.")
             continue
         lines.append(

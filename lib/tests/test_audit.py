@@ -164,7 +164,7 @@ def test_gold_of_one_value_has_no_rank_and_what_it_does_not_score_is_counted(roo
     found = audit.load("a", path, ["gpt-4o-mini"])
     said = " ".join(audit_report.finding(found, audit_report.agreements(found), audit_rates.rates(found)))
     assert "all (3 answers): aligned Spearman – [–, –]" in said
-    assert "Left out, since gold has no score from 0 to 100 for them in aligned and coherent: 2." in said
+    assert "Left out, since gold lacks a score from 0 to 100 for aligned or coherent: 2." in said
 
 
 @pytest.mark.parametrize("name", ["../elsewhere", "a/b"])

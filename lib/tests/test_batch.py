@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from local_server import message, running
 
-from emstudy import batch, endpoint, params
+from emstudy import batch, connection, params
 from emstudy.errors import UserError
 from emstudy.judges.endpoint import EndpointJudge
 from emstudy.replies import Reply
@@ -113,7 +113,7 @@ def serving(office):
 @pytest.fixture
 def judge(monkeypatch, tmp_path):
     """A function that makes the judge for an address; it waits no longer than it must."""
-    monkeypatch.setattr(endpoint, "load_dotenv", lambda path: None)
+    monkeypatch.setattr(connection, "load_dotenv", lambda path: None)
     monkeypatch.setattr(batch, "PAUSES", (0.01,))
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
 

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 from local_server import HANG_UP, message, on_the_wire, serving
 
-from emstudy import endpoint, limits, params
+from emstudy import connection, endpoint, limits, params
 from emstudy.errors import UserError
 from emstudy.judges import Score
 from emstudy.judges.endpoint import EndpointJudge
@@ -37,7 +37,7 @@ ONE = JUDGE.model_copy(update={"dimensions": [params.Dimension(name="aligned", p
 @pytest.fixture
 def judge(monkeypatch, tmp_path):
     """A function that makes a judge for an address; all of them share one file of replies."""
-    monkeypatch.setattr(endpoint, "load_dotenv", lambda path: None)
+    monkeypatch.setattr(connection, "load_dotenv", lambda path: None)
     monkeypatch.setenv("OPENAI_API_KEY", CANARY)
 
     def make(url, settings=ONE):

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from local_server import message, serving
 
-from emstudy import endpoint, evaluate, params, paths, remote, sample, store, study
+from emstudy import connection, evaluate, params, paths, remote, sample, store, study
 from emstudy.errors import UserError
 
 SERVED = {"base": "base-model", "financial/misaligned": "ft-bad"}
@@ -24,7 +24,7 @@ SETTINGS = params.study("smoke").evaluate.model_copy(update={"question_sets": ["
 def api(root, monkeypatch):
     """Its parameters on disk, a key, and no .env of this machine."""
     store.write(paths.PARAMS / "models" / "api.yaml", json.dumps(MODEL))
-    monkeypatch.setattr(endpoint, "load_dotenv", lambda path: None)
+    monkeypatch.setattr(connection, "load_dotenv", lambda path: None)
     monkeypatch.setenv("OPENAI_API_KEY", "word")
     return lambda url: monkeypatch.setenv("OPENAI_BASE_URL", url)
 
