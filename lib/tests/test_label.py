@@ -9,6 +9,7 @@ import pytest
 from ipywidgets.embed import dependency_state
 
 from emstudy import audit, label, params, paths, store
+from emstudy.__main__ import main
 from emstudy.desk import Desk, card
 from emstudy.errors import UserError
 
@@ -236,6 +237,14 @@ def test_a_score_in_the_file_that_is_none_is_named(labels):
 def test_a_labeller_is_a_name_for_a_file(root, name):
     with pytest.raises(UserError, match=r"^labeller takes letters, digits, - and _ "):
         label.Labels("s", name, params.rubric("default"))
+
+
+@pytest.mark.parametrize(
+    ("study", "labeller", "found"), [("no-such", "me", "has no answers to label"), ("s", "../x", "labeller takes")]
+)
+def test_what_can_not_be_labelled_is_a_sentence_before_jupyterlab_opens(root, capsys, study, labeller, found):
+    assert main(["label", study, labeller]) == 1
+    assert found in capsys.readouterr().err
 
 
 def test_a_rubric_with_another_scale_is_refused(root):
