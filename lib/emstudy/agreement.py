@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm, spearmanr, t
 
+from emstudy import stats
+
 
 def auc(score, positive) -> float:
     """Chance that a random positive scores above a random negative (Mann-Whitney), NaN without both kinds."""
@@ -51,8 +53,7 @@ def spearman_interval(a, b, clusters, replicates: int = 400, confidence: float =
     for _ in range(replicates):
         rows = np.concatenate([members[k] for k in rng.integers(0, len(members), len(members))])
         found.append(spearman(a[rows], b[rows]))
-    tail, known = (1 - confidence) / 2, [x for x in found if not math.isnan(x)]
-    return tuple(float(x) for x in np.quantile(known, [tail, 1 - tail])) if known else (math.nan, math.nan)
+    return stats.percentiles(np.array(found), confidence)
 
 
 def confusion(called: pd.Series, truly: pd.Series, names: tuple[str, str]) -> pd.DataFrame:

@@ -104,7 +104,8 @@ def resampled(sums: pd.DataFrame, settings: Analyze, seed: int = 0) -> np.ndarra
         return num / den
 
 
-def _interval(replicates: np.ndarray, confidence: float) -> tuple[float, float]:
+def percentiles(replicates: np.ndarray, confidence: float) -> tuple[float, float]:
+    """The percentile-bootstrap interval of replicates, those that are NaN aside; NaN where all are."""
     kept = replicates[~np.isnan(replicates)]
     if not len(kept):
         return float("nan"), float("nan")
@@ -121,7 +122,7 @@ def estimate(sums: pd.DataFrame, settings: Analyze) -> Estimate:
     if several(sums):
         low, high = seeds.interval(seeds.grid(sums), settings.confidence)
     else:
-        low, high = _interval(resampled(sums, settings), settings.confidence)
+        low, high = percentiles(resampled(sums, settings), settings.confidence)
     n = round(den)
     return Estimate(float(sums["num"].sum() / den), low, high, n, len(sums.index.unique("question")), bool(n != den))
 
@@ -155,7 +156,7 @@ def difference(a: pd.DataFrame, b: pd.DataFrame, settings: Analyze) -> Estimate:
     if several(a):
         low, high = seeds.interval(seeds.grid(a) - seeds.grid(b), settings.confidence)
     else:
-        low, high = _interval(resampled(a, settings) - resampled(b, settings), settings.confidence)
+        low, high = percentiles(resampled(a, settings) - resampled(b, settings), settings.confidence)
     value = a["num"].sum() / a["den"].sum() - b["num"].sum() / b["den"].sum()
     return Estimate(float(value), low, high, int(a["den"].sum() + b["den"].sum()), len(shared.unique("question")))
 

@@ -179,8 +179,9 @@ def plan(study: Study) -> list[dict]:
         )
         if judge.kind == "embedded":
             hours += answers * (TOKENS_AN_ANSWER + TOKENS_A_QUESTION) / TOKENS_A_SECOND["judge"] / 3600
-        cost = _dollars(judge.endpoint, sent, answers * len(judge.dimensions) * 3)
-        asking = 0.0 if isinstance(model, Model) else _dollars(model.endpoint, answers * TOKENS_A_QUESTION, sample)
+        received = answers * len(judge.dimensions) * 3
+        cost = judge.endpoint.dollars(sent, received) if judge.endpoint else 0.0
+        asking = 0.0 if isinstance(model, Model) else model.endpoint.dollars(answers * TOKENS_A_QUESTION, sample)
         rows.append(
             {
                 "cell": str(cell),
@@ -194,7 +195,3 @@ def plan(study: Study) -> list[dict]:
             }
         )
     return rows
-
-
-def _dollars(endpoint: params.Endpoint | None, tokens_in: float, tokens_out: float) -> float:
-    return endpoint.dollars(tokens_in, tokens_out) if endpoint else 0.0
